@@ -1,0 +1,283 @@
+//! The AWS calls: reading a secret, and getting the authorization that ECR's registry wants.
+//!
+//! What they give is kept in a warm process, and read again when it proves stale.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_ecr::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use crate::error::{Error, Kind, Result};
+use crate::job::Endpoint;
+
+/// How long a secret is used without being read again.
+pub const SECRET_LIFETIME: Duration = Duration::from_secs(5 * 60);
+
+/// A secret that was refused is read again if it is older than this, so that refusals can't cause a flood of calls.
+pub const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// An ECR authorization is renewed when less than this is left of its twelve hours: more than any invocation lasts.
+const AUTHORIZATION_MARGIN: Duration = Duration::from_secs(20 * 60);
+
+/// What ECR gave to speak to its registry in one Region.
+#[derive(Clone)]
+pub struct EcrAuthorization {
+    /// The caller's own registry in that Region.
+    pub registry: Endpoint,
+    /// `AWS`.
+    pub username: String,
+    /// Valid for every registry of the Region that the caller may use.
+    pub password: SecretString,
+    expires_at: SystemTime,
+    read_at: Instant,
+}
+
+/// The clients, and what they have given so far.
+pub struct Aws {
+    secrets: aws_sdk_secretsmanager::Client,
+    ecr: aws_sdk_ecr::Client,
+    region: Option<Region>,
+    secret_cache: Mutex<HashMap<String, (SecretString, Instant)>>,
+    authorization_cache: Mutex<HashMap<String, EcrAuthorization>>,
+}
+
+impl Aws {
+    /// Makes the clients from the environment that Lambda provides.
+    pub async fn from_environment() -> Self {
+        // Pinned, so that an update of the SDK changes retries and time-outs only when this line does.
+        let configuration = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
+        Aws::new(&configuration)
+    }
+
+    fn new(configuration: &SdkConfig) -> Self {
+        Aws {
+            secrets: aws_sdk_secretsmanager::Client::new(configuration),
+            ecr: aws_sdk_ecr::Client::new(configuration),
+            region: configuration.region().cloned(),
+            secret_cache: Mutex::default(),
+            authorization_cache: Mutex::default(),
+        }
+    }
+
+    /// The text of a secret, trimmed: the whole of it, or if it is a JSON object, its `field`; and from the same object the
+    /// optional `username`. A value that was read no longer than `lifetime` ago is used again.
+    ///
+    /// # Errors
+    /// Names the secret, never its value.
+    pub async fn secret(
+        &self,
+        id: &str,
+        field: &'static str,
+        lifetime: Duration,
+    ) -> Result<(SecretString, Option<String>)> {
+        let mut cache = self.secret_cache.lock().await;
+        let text = match cache.get(id) {
+            Some((text, read_at)) if read_at.elapsed() < lifetime => text.clone(),
+            _ => {
+                let text = self.read_secret(id).await?;
+                cache.insert(id.to_owned(), (text.clone(), Instant::now()));
+                text
+            }
+        };
+        parse_secret(text.expose_secret(), field).map_err(|detail| Error::Aws {
+            operation: "GetSecretValue",
+            subject: id.to_owned(),
+            kind: Kind::Invalid,
+            detail,
+            advice: "store the bare text, or a JSON object with that field",
+        })
+    }
+
+    async fn read_secret(&self, id: &str) -> Result<SecretString> {
+        let output = self
+            .secrets
+            .get_secret_value()
+            .secret_id(id)
+            .send()
+            .await
+            .map_err(|error| {
+                aws_error("GetSecretValue", id, &error, |kind| match kind {
+                    Kind::NotFound => "create the secret in this account and Region, or correct its id",
+                    Kind::Denied => {
+                        "allow the function's role secretsmanager:GetSecretValue on this secret, and kms:Decrypt on its key if it has one of its own"
+                    }
+                    _ => "",
+                })
+            })?;
+        match output.secret_string {
+            Some(text) => Ok(SecretString::from(text)),
+            None => Err(Error::Aws {
+                operation: "GetSecretValue",
+                subject: id.to_owned(),
+                kind: Kind::Invalid,
+                detail: "the secret is binary".to_owned(),
+                advice: "store it as text",
+            }),
+        }
+    }
+
+    /// The authorization for ECR's registries in `region`, or in the function's own Region.
+    ///
+    /// One that is still good is used again if it was read no longer than `lifetime` ago. One that expires soon, or is said to
+    /// have expired already (a stand-in for AWS may say so), is good for this call and asked for anew at the next.
+    pub async fn ecr_authorization(
+        &self,
+        region: Option<&str>,
+        lifetime: Duration,
+    ) -> Result<EcrAuthorization> {
+        let own = self.region.as_ref().map(Region::as_ref);
+        let region = region.or(own).unwrap_or_default();
+        let mut cache = self.authorization_cache.lock().await;
+        if let Some(authorization) = cache.get(region)
+            && authorization.read_at.elapsed() < lifetime
+            && authorization.expires_at > SystemTime::now() + AUTHORIZATION_MARGIN
+        {
+            return Ok(authorization.clone());
+        }
+        let mut request = self.ecr.get_authorization_token().customize();
+        if own != Some(region) {
+            let region = Region::new(region.to_owned());
+            request = request.config_override(aws_sdk_ecr::config::Builder::new().region(region));
+        }
+        let output = request.send().await.map_err(|error| {
+            aws_error("GetAuthorizationToken", region, &error, |kind| match kind {
+                Kind::Denied => "allow the function's role ecr:GetAuthorizationToken on *",
+                _ => "",
+            })
+        })?;
+        let authorization = output
+            .authorization_data
+            .unwrap_or_default()
+            .into_iter()
+            .next()
+            .and_then(authorization)
+            .ok_or_else(|| Error::Aws {
+                operation: "GetAuthorizationToken",
+                subject: region.to_owned(),
+                kind: Kind::Transient,
+                detail: "an answer without a usable token".to_owned(),
+                advice: "",
+            })?;
+        cache.insert(region.to_owned(), authorization.clone());
+        Ok(authorization)
+    }
+}
+
+fn authorization(data: aws_sdk_ecr::types::AuthorizationData) -> Option<EcrAuthorization> {
+    let pair = STANDARD.decode(data.authorization_token?).ok()?;
+    let pair = String::from_utf8(pair).ok()?;
+    let (username, password) = pair.split_once(':')?;
+    let expires_at = data
+        .expires_at
+        .and_then(|instant| SystemTime::try_from(instant).ok())
+        .unwrap_or(SystemTime::UNIX_EPOCH);
+    Some(EcrAuthorization {
+        registry: Endpoint::parse(&data.proxy_endpoint?).ok()?,
+        username: username.to_owned(),
+        password: SecretString::from(password),
+        expires_at,
+        read_at: Instant::now(),
+    })
+}
+
+fn parse_secret(
+    text: &str,
+    field: &'static str,
+) -> std::result::Result<(SecretString, Option<String>), String> {
+    let text = text.trim();
+    let (secret, username) = if text.starts_with('{') {
+        let object: Value =
+            serde_json::from_str(text).map_err(|_| "begins like JSON, but is not".to_owned())?;
+        let string = |name: &str| object.get(name).and_then(Value::as_str).map(str::trim);
+        let secret = string(field).ok_or(format!("has no text field `{field}`"))?;
+        (secret.to_owned(), string("username").map(str::to_owned))
+    } else {
+        (text.to_owned(), None)
+    };
+    if secret.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    Ok((SecretString::from(secret), username))
+}
+
+fn aws_error<E>(
+    operation: &'static str,
+    subject: &str,
+    error: &SdkError<E>,
+    advice: impl Fn(Kind) -> &'static str,
+) -> Error
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let kind = match error {
+        SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
+            Kind::Transient
+        }
+        _ => match error.code().unwrap_or_default() {
+            "ResourceNotFoundException" => Kind::NotFound,
+            "AccessDeniedException"
+            | "AccessDenied"
+            | "DecryptionFailure"
+            | "UnrecognizedClientException"
+            | "InvalidSignatureException"
+            | "ExpiredTokenException"
+            | "KMSAccessDeniedException" => Kind::Denied,
+            "ThrottlingException"
+            | "InternalServiceError"
+            | "ServerException"
+            | "ServiceUnavailable"
+            | "RequestTimeoutException" => Kind::Transient,
+            _ => Kind::Invalid,
+        },
+    };
+    let detail = match (error.code(), error.message()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        _ => DisplayErrorContext(error).to_string(),
+    };
+    Error::Aws {
+        operation,
+        subject: subject.to_owned(),
+        kind,
+        detail,
+        advice: advice(kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_bare_text_or_a_field_of_an_object() {
+        let parse = |text: &str| {
+            parse_secret(text, "token")
+                .map(|(secret, username)| (secret.expose_secret().to_owned(), username))
+        };
+        assert_eq!(parse("ghp_x\n"), Ok(("ghp_x".to_owned(), None)));
+        assert_eq!(
+            parse(r#"{"token":" ghp_x "}"#),
+            Ok(("ghp_x".to_owned(), None))
+        );
+        assert_eq!(
+            parse(r#"{"token":"ghp_x","username":"octocat"}"#),
+            Ok(("ghp_x".to_owned(), Some("octocat".to_owned())))
+        );
+        for text in [
+            "",
+            " \n",
+            "{",
+            r#"{"secret":"x"}"#,
+            r#"{"token":1}"#,
+            r#"{"token":""}"#,
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(!error.contains("ghp"), "{text}: {error}");
+        }
+    }
+}

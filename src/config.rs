@@ -1,0 +1,162 @@
+//! Names and typed values of all settings, read once from a lookup that `main` hands in.
+
+use crate::error::{Error, Result};
+use crate::job::Endpoint;
+use crate::rules::{Registries, Rules};
+
+/// The settings, checked.
+#[derive(Debug)]
+pub struct Settings {
+    /// `RULES`: what may be copied, and where to.
+    pub rules: Rules,
+    /// How a registry host in a destination is told from a repository name.
+    pub registries: Registries,
+    /// `GHCR_TOKEN_SECRET_ID`: without it GHCR is read anonymously.
+    pub ghcr_token_secret_id: Option<String>,
+    /// `WEBHOOK_SECRET_ID`: without it every HTTP request is refused.
+    pub webhook_secret_id: Option<String>,
+    /// `SOURCE_REGISTRY`: where `ghcr.io` is reached.
+    pub source_registry: Endpoint,
+    /// `DESTINATION_REGISTRY`: without it the caller's own ECR.
+    pub destination_registry: Option<Endpoint>,
+    /// `BLOB_CONCURRENCY`: blobs in flight in one invocation.
+    pub blob_concurrency: usize,
+}
+
+/// Settings of the contract that belong to what this version does not do yet.
+const UNSUPPORTED: [&str; 4] = [
+    "JOB_QUEUE_URL",
+    "DEAD_LETTER_QUEUE_URL",
+    "GITHUB_API_URL",
+    "EVENT_SOURCES",
+];
+
+impl Settings {
+    /// Reads all settings. An empty value counts as absent, as templates can't leave a variable out.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for the first one that is missing or malformed.
+    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let lookup = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
+        for name in UNSUPPORTED {
+            if let Some(value) = lookup(name) {
+                return Err(Error::Setting {
+                    name,
+                    value,
+                    reason: "not supported by this version yet; remove it".to_owned(),
+                });
+            }
+        }
+        let endpoint = |name: &'static str| match lookup(name) {
+            Some(value) => Endpoint::parse(&value)
+                .map(Some)
+                .map_err(|reason| Error::Setting {
+                    name,
+                    value,
+                    reason,
+                }),
+            None => Ok(None),
+        };
+        let source_registry = match endpoint("SOURCE_REGISTRY")? {
+            Some(endpoint) => endpoint,
+            None => Endpoint::parse("https://ghcr.io").map_err(Error::Internal)?,
+        };
+        let destination_registry = endpoint("DESTINATION_REGISTRY")?;
+        let registries = Registries {
+            configured: destination_registry.as_ref().map(Endpoint::host),
+        };
+        Ok(Settings {
+            rules: rules(lookup("RULES"), &registries)?,
+            registries,
+            ghcr_token_secret_id: lookup("GHCR_TOKEN_SECRET_ID"),
+            webhook_secret_id: lookup("WEBHOOK_SECRET_ID"),
+            source_registry,
+            destination_registry,
+            blob_concurrency: blob_concurrency(lookup("BLOB_CONCURRENCY"))?,
+        })
+    }
+}
+
+fn rules(value: Option<String>, registries: &Registries) -> Result<Rules> {
+    let setting = |value: &str, reason: String| Error::Setting {
+        name: "RULES",
+        value: value.to_owned(),
+        reason,
+    };
+    let value = value.ok_or_else(|| {
+        setting(
+            "",
+            r#"a JSON array of rules is required, such as [{"source":"acme/*","destination":"{name}"}]"#
+                .to_owned(),
+        )
+    })?;
+    if value.starts_with("ssm:") {
+        let reason = "rules from Systems Manager are not supported by this version yet";
+        return Err(setting(&value, reason.to_owned()));
+    }
+    Rules::parse(&value, registries).map_err(|reason| setting(&value, reason))
+}
+
+/// The upper bound keeps memory and the file descriptors of a Lambda environment (1,024) far away.
+fn blob_concurrency(value: Option<String>) -> Result<usize> {
+    let Some(value) = value else {
+        return Ok(6);
+    };
+    match value.parse() {
+        Ok(number @ 1..=64) => Ok(number),
+        _ => Err(Error::Setting {
+            name: "BLOB_CONCURRENCY",
+            value,
+            reason: "a whole number from 1 to 64 is wanted".to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: &str = r#"[{"source":"acme/*","destination":"{name}"}]"#;
+
+    fn read(settings: &[(&str, &str)]) -> Result<Settings> {
+        Settings::read(|name| {
+            settings
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn only_rules_are_required() {
+        let settings = read(&[("RULES", RULES), ("WEBHOOK_SECRET_ID", " ")]).unwrap();
+        assert_eq!(settings.source_registry.to_string(), "https://ghcr.io");
+        assert_eq!(settings.blob_concurrency, 6);
+        assert!(settings.webhook_secret_id.is_none() && settings.destination_registry.is_none());
+    }
+
+    #[test]
+    fn a_malformed_setting_is_named_with_its_value() {
+        let cases = [
+            ("RULES", "[{]"),
+            ("RULES", "ssm:rules"),
+            ("SOURCE_REGISTRY", "ftp://ghcr.io"),
+            ("DESTINATION_REGISTRY", "https://host/path"),
+            ("BLOB_CONCURRENCY", "0"),
+            ("BLOB_CONCURRENCY", "six"),
+            ("JOB_QUEUE_URL", "https://sqs"),
+        ];
+        for (name, value) in cases {
+            let mut settings = vec![(name, value)];
+            if name != "RULES" {
+                settings.push(("RULES", RULES));
+            }
+            let error = read(&settings).unwrap_err().to_string();
+            assert!(
+                error.contains(name) && error.contains(&format!("{value:?}")),
+                "{error}"
+            );
+        }
+        assert!(read(&[]).unwrap_err().to_string().contains("RULES"));
+    }
+}

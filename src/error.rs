@@ -1,0 +1,227 @@
+//! One error type, classified once.
+//!
+//! Whatever reacts to an error (retry, HTTP status, log level, Lambda's `errorType`) reads [`Error::kind`] and nothing else.
+//! The text is for a person: it names the side, the operation and the reference, and says what to do next.
+//! It never holds a secret, a bearer token or the query of a signed URL.
+
+use std::fmt;
+use std::time::Duration;
+
+use lambda_runtime::Diagnostic;
+use serde::Serialize;
+
+/// What an error means for whoever has to react to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+pub enum Kind {
+    /// The event, a setting or the image itself can't be worked with; trying again changes nothing.
+    Invalid,
+    /// A credential or a permission is missing, wrong or expired.
+    Denied,
+    /// The image, the repository or the secret does not exist, or may not be seen.
+    NotFound,
+    /// The tag exists with another digest, and the repository does not let it move.
+    Immutable,
+    /// It may work in a moment: throttling, a server fault, a broken connection.
+    Transient,
+    /// Stopped on purpose before Lambda would have; what is done stays done.
+    Deadline,
+    /// A fault of this program.
+    Internal,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, formatter)
+    }
+}
+
+/// Which of the two registries a call went to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The registry that is read: GHCR.
+    Source,
+    /// The registry that is written: Amazon ECR.
+    Destination,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Side::Source => "source",
+            Side::Destination => "destination",
+        })
+    }
+}
+
+/// What was being done at a registry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// Learning how to authenticate, or exchanging the credential for a bearer token.
+    Authorize,
+    /// Asking which digest a tag or digest stands for.
+    ResolveManifest,
+    /// Reading the bytes of a manifest.
+    FetchManifest,
+    /// Asking whether a blob is there.
+    HasBlob,
+    /// Reading the bytes of a blob.
+    FetchBlob,
+    /// Writing a blob.
+    PushBlob,
+    /// Writing a manifest.
+    PushManifest,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Operation::Authorize => "authorize",
+            Operation::ResolveManifest => "resolve manifest",
+            Operation::FetchManifest => "fetch manifest",
+            Operation::HasBlob => "look for blob",
+            Operation::FetchBlob => "fetch blob",
+            Operation::PushBlob => "push blob",
+            Operation::PushManifest => "push manifest",
+        })
+    }
+}
+
+/// Everything that can go wrong, by where it was noticed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The event is none that this function answers, or one of its fields can't be understood.
+    #[error("event not understood: {0}")]
+    Event(String),
+
+    /// An HTTP request does not carry a valid signature. The text is the same whatever was wrong, and says nothing of the secret.
+    #[error(
+        "signature refused: `X-Hub-Signature-256` is missing or does not match the body; set the same secret in the GitHub webhook and in the secret that WEBHOOK_SECRET_ID names"
+    )]
+    Signature,
+
+    /// A setting is malformed. Only ever met at start-up.
+    #[error("setting {name} is {value:?}: {reason}")]
+    Setting {
+        /// Name of the environment variable.
+        name: &'static str,
+        /// Its value, which is never a secret.
+        value: String,
+        /// What is wrong with it, and what would be right.
+        reason: String,
+    },
+
+    /// No rule says where to, or whether, an image may be copied.
+    #[error("{0}")]
+    Rule(String),
+
+    /// A call of an AWS API failed.
+    #[error("{operation} {subject}: {detail}{}", with_advice(.advice))]
+    Aws {
+        /// AWS's own name of the API operation.
+        operation: &'static str,
+        /// What it was called for: a secret's id or a Region.
+        subject: String,
+        /// The class of the failure.
+        kind: Kind,
+        /// AWS's own words.
+        detail: String,
+        /// What to do about it.
+        advice: &'static str,
+    },
+
+    /// A registry refused, failed or broke off.
+    #[error("{side} {reference}: {operation}: {detail}{}", with_advice(.advice))]
+    Registry {
+        /// Which registry.
+        side: Side,
+        /// What was asked of it.
+        operation: Operation,
+        /// What it was asked for: `host/repository:tag` or `host/repository@digest`.
+        reference: String,
+        /// The class of the failure.
+        kind: Kind,
+        /// The registry's own words, or what broke.
+        detail: String,
+        /// What to do about it; may be empty.
+        advice: String,
+        /// How long the registry asks to be left alone.
+        retry_after: Option<Duration>,
+    },
+
+    /// What a registry sent is not what it was said to be, or can't be copied.
+    #[error("{side} {reference}: {reason}")]
+    Content {
+        /// Which registry.
+        side: Side,
+        /// The manifest or blob: `host/repository@digest`.
+        reference: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The time of the invocation ran out.
+    #[error(
+        "the deadline came before the copy was complete: what is copied stays, the tag has not moved, and the next invocation goes on from there; give the function more time or memory if this happens again"
+    )]
+    Deadline,
+
+    /// A fault of this program.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The one classification that everything else follows.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Event(_) | Error::Setting { .. } | Error::Rule(_) | Error::Content { .. } => {
+                Kind::Invalid
+            }
+            Error::Signature => Kind::Denied,
+            Error::Aws { kind, .. } | Error::Registry { kind, .. } => *kind,
+            Error::Deadline => Kind::Deadline,
+            Error::Internal(_) => Kind::Internal,
+        }
+    }
+
+    /// How long the registry asked to be left alone (`Retry-After`), if it did.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::Registry { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The side whose credential was refused, if this is a refusal by a registry.
+    pub fn denied_side(&self) -> Option<Side> {
+        match self {
+            Error::Registry {
+                side,
+                kind: Kind::Denied,
+                ..
+            } => Some(*side),
+            _ => None,
+        }
+    }
+}
+
+/// `errorType` is the kind, so that alarms and Step Functions can match it; the runtime's own default would be a Rust type name.
+impl From<Error> for Diagnostic {
+    fn from(error: Error) -> Self {
+        Diagnostic {
+            error_type: error.kind().to_string(),
+            error_message: error.to_string(),
+        }
+    }
+}
+
+fn with_advice(text: &str) -> String {
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!("; {text}")
+    }
+}

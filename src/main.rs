@@ -1,0 +1,65 @@
+//! Starts the process: logging, settings, clients, runtime loop. Nothing is decided here.
+
+use ghcr_to_ecr::aws::Aws;
+use ghcr_to_ecr::config::Settings;
+use ghcr_to_ecr::error::Error;
+use ghcr_to_ecr::handler::App;
+use lambda_runtime::tracing::subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    prelude::*,
+};
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use serde_json::Value;
+
+#[tokio::main]
+async fn main() -> Result<(), lambda_runtime::Error> {
+    start_logging();
+    let settings = match Settings::read(environment) {
+        Ok(settings) => settings,
+        Err(error) => return refuse_to_start(error).await,
+    };
+    let app = App::new(settings, Aws::from_environment().await)?;
+    let handle = |event: LambdaEvent<Value>| app.handle(event);
+    lambda_runtime::run(service_fn(handle)).await
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that reads the environment"
+)]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Logs to standard output as Lambda's logging controls say. Other crates are never asked for more than warnings: at their finest
+/// level some would print headers and payloads.
+fn start_logging() {
+    let level = environment("AWS_LAMBDA_LOG_LEVEL").and_then(|level| level.parse().ok());
+    let levels = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("lambda_runtime", LevelFilter::INFO)
+        .with_target("ghcr_to_ecr", level.unwrap_or(LevelFilter::INFO));
+    let lines = fmt::layer().with_target(false).without_time();
+    let registry = lambda_runtime::tracing::subscriber::registry().with(levels);
+    match environment("AWS_LAMBDA_LOG_FORMAT").as_deref() {
+        Some("JSON") => registry.with(fmt::layer().json().with_target(false)).init(),
+        _ => registry.with(lines.with_ansi(false)).init(),
+    }
+}
+
+/// Says through the runtime API why the function can't start, so that the person who invokes it sees the sentence and not only
+/// `Runtime.ExitError`. (Lambda documentation, "Initialization error")
+async fn refuse_to_start(error: Error) -> Result<(), lambda_runtime::Error> {
+    lambda_runtime::tracing::error!(%error, "the function can't start");
+    let diagnostic = Diagnostic::from(error);
+    if let Some(api) = environment("AWS_LAMBDA_RUNTIME_API") {
+        reqwest::Client::new()
+            .post(format!("http://{api}/2018-06-01/runtime/init/error"))
+            .header("Lambda-Runtime-Function-Error-Type", &diagnostic.error_type)
+            .body(serde_json::to_string(&diagnostic)?)
+            .send()
+            .await?;
+    }
+    Err(diagnostic.error_message.into())
+}

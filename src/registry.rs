@@ -1,0 +1,450 @@
+//! One repository on one registry, seen through a few verbs.
+//!
+//! This file and its parts are the only ones that speak HTTP to a registry, and the only ones that know the quirks of GHCR
+//! and ECR; each is written down where it bites. Nothing is decided here about what to copy, and nothing is tried twice here,
+//! except for a bearer token that ran out.
+//!
+//! `oci_client` gives the references and the media types. Its `Client` is not used: it sends one PATCH per network read where
+//! ECR wants one PUT, panics on a manifest pushed by digest to a registry that omits `Location` (ECR does), keeps the first
+//! credential it is given for ever, and turns a failed login into an anonymous request.
+
+mod authorization;
+mod blob;
+mod refusal;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
+};
+use reqwest::{Body, Client, RequestBuilder, Response, StatusCode};
+use url::Url;
+
+pub use self::authorization::Credential;
+use self::authorization::{Authorization, join};
+pub use self::blob::BlobReader;
+use self::refusal::Place;
+use crate::error::{Error, Kind, Operation, Result, Side};
+use crate::job::Endpoint;
+use crate::manifest::{Descriptor, Digest, MANIFEST_LIMIT, MANIFEST_MEDIA_TYPES, Manifest};
+
+/// How long a request without a streamed body may take, and how long a streamed one may stand still.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A commit of many gigabytes is checked by the destination before it answers.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// GHCR redirects a blob once; a few more are followed, a loop is not.
+const REDIRECT_LIMIT: usize = 5;
+
+/// The HTTP client for all registries. One lives as long as the process, so that connections are kept.
+///
+/// HTTP/1.1, as it moves large bodies at two thirds of HTTP/2's processor time; redirects are followed here, by hand, so that
+/// no header goes along.
+///
+/// # Errors
+/// [`Error::Internal`] if the system's certificates can't be read.
+pub fn client() -> Result<Client> {
+    Client::builder()
+        .http1_only()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(10))
+        .user_agent(concat!("ghcr-to-ecr/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .map_err(|error| Error::Internal(format!("no HTTP client: {error}")))
+}
+
+/// One repository on one registry.
+pub struct Repository {
+    http: Client,
+    side: Side,
+    endpoint: Endpoint,
+    host: String,
+    name: String,
+    authorization: Authorization,
+    requests: Arc<AtomicU64>,
+}
+
+/// An upload session, good for one attempt. (distribution-spec v1.1, "POST then PUT")
+pub struct Upload {
+    url: Url,
+}
+
+impl Repository {
+    /// A repository to read from, which says itself how it wants to be spoken to.
+    ///
+    /// Every request is counted in `requests`, authorization left aside; a redirected blob counts as two.
+    pub fn source(
+        http: Client,
+        endpoint: Endpoint,
+        name: &str,
+        credential: Option<Credential>,
+        requests: Arc<AtomicU64>,
+    ) -> Self {
+        let authorization = Authorization::by_challenge(credential);
+        Repository::new(http, Side::Source, endpoint, name, authorization, requests)
+    }
+
+    /// A repository to write to, which takes Basic credentials from the first request on, as ECR does.
+    ///
+    /// Every request is counted in `requests`.
+    pub fn destination(
+        http: Client,
+        endpoint: Endpoint,
+        name: &str,
+        credential: Credential,
+        requests: Arc<AtomicU64>,
+    ) -> Self {
+        let authorization = Authorization::basic(credential);
+        Repository::new(
+            http,
+            Side::Destination,
+            endpoint,
+            name,
+            authorization,
+            requests,
+        )
+    }
+
+    fn new(
+        http: Client,
+        side: Side,
+        endpoint: Endpoint,
+        name: &str,
+        authorization: Authorization,
+        requests: Arc<AtomicU64>,
+    ) -> Self {
+        Repository {
+            http,
+            side,
+            host: endpoint.host(),
+            endpoint,
+            name: name.to_owned(),
+            authorization,
+            requests,
+        }
+    }
+
+    /// `host/repository` followed by `:tag` or `@digest`.
+    pub fn reference(&self, tag_or_digest: &str) -> String {
+        format!("{}/{}{}", self.host, self.name, suffix(tag_or_digest))
+    }
+
+    /// The digest that `tag_or_digest` stands for, or `None` if there is no such manifest. One HEAD request.
+    pub async fn resolve(&self, tag_or_digest: &str) -> Result<Option<Digest>> {
+        let suffix = suffix(tag_or_digest);
+        let place = self.place(Operation::ResolveManifest, &suffix);
+        let url = self.url(&format!("manifests/{tag_or_digest}"))?;
+        let response = self
+            .send(&place, || {
+                self.http
+                    .head(url.clone())
+                    .header(ACCEPT, MANIFEST_MEDIA_TYPES.join(", "))
+            })
+            .await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if !response.status().is_success() {
+            return Err(refusal::of(response, &place).await);
+        }
+        match content_digest(response.headers()) {
+            Some(digest) => Ok(Some(digest)),
+            // The header is optional; then the bytes tell.
+            None => Ok(Some(self.fetch_manifest(tag_or_digest).await?.digest)),
+        }
+    }
+
+    /// The manifest that `tag_or_digest` stands for, with the bytes checked against a digest that was asked for and against
+    /// the registry's own word. One GET request.
+    ///
+    /// # Errors
+    /// [`Error::Content`] if the bytes are not what they should be, or more than [`MANIFEST_LIMIT`].
+    pub async fn fetch_manifest(&self, tag_or_digest: &str) -> Result<Manifest> {
+        let suffix = suffix(tag_or_digest);
+        let place = self.place(Operation::FetchManifest, &suffix);
+        let url = self.url(&format!("manifests/{tag_or_digest}"))?;
+        let mut response = self
+            .send(&place, || {
+                self.http
+                    .get(url.clone())
+                    .header(ACCEPT, MANIFEST_MEDIA_TYPES.join(", "))
+            })
+            .await?;
+        if !response.status().is_success() {
+            return Err(refusal::of(response, &place).await);
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| place.broken(error))?
+        {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > MANIFEST_LIMIT {
+                return Err(place.content(format!(
+                    "the manifest has more than {MANIFEST_LIMIT} bytes, which is the most that ECR stores"
+                )));
+            }
+        }
+        let content_type = response.headers().get(CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok());
+        let manifest = Manifest::new(Bytes::from(bytes), content_type)
+            .map_err(|reason| place.content(reason))?;
+        let announced = content_digest(response.headers());
+        let asked_for = Digest::parse(tag_or_digest).ok();
+        for expected in [asked_for, announced].into_iter().flatten() {
+            if manifest.digest != expected {
+                return Err(place.content(format!(
+                    "the bytes of the manifest have digest {} instead of {expected}",
+                    manifest.digest
+                )));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// Whether the blob is in this repository. One HEAD request.
+    pub async fn has_blob(&self, digest: &Digest) -> Result<bool> {
+        let suffix = suffix(digest.as_str());
+        let place = self.place(Operation::HasBlob, &suffix);
+        let url = self.url(&format!("blobs/{digest}"))?;
+        let response = self.send(&place, || self.http.head(url.clone())).await?;
+        match response.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            // A registry that keeps blobs elsewhere redirects to what it has.
+            status if status.is_success() || status.is_redirection() => Ok(true),
+            _ => Err(refusal::of(response, &place).await),
+        }
+    }
+
+    /// Begins to read a blob. Redirects are followed without the credential, and only to https unless the registry itself was
+    /// configured as http. With `verify` the digest is computed on the way, and the last bytes are held back until it is right.
+    pub async fn fetch_blob(&self, descriptor: &Descriptor, verify: bool) -> Result<BlobReader> {
+        let suffix = suffix(descriptor.digest.as_str());
+        let place = self.place(Operation::FetchBlob, &suffix);
+        let mut url = self.url(&format!("blobs/{}", descriptor.digest))?;
+        let mut response = self
+            .send_streaming(&place, || self.http.get(url.clone()))
+            .await?;
+        let mut redirects = 0;
+        while response.status().is_redirection() {
+            redirects += 1;
+            if redirects > REDIRECT_LIMIT {
+                return Err(place.error(Kind::Invalid, "redirected without end".to_owned()));
+            }
+            url = self.redirect(&response, &url, &place)?;
+            response = self.respond(&place, self.http.get(url.clone())).await?;
+        }
+        if redirects > 0 && response.status() == StatusCode::FORBIDDEN {
+            // The signed URL has run out; a fresh read gets a fresh one.
+            let detail = "403 from the storage behind the registry".to_owned();
+            return Err(place.error(Kind::Transient, detail));
+        }
+        if response.status() != StatusCode::OK {
+            return Err(refusal::of(response, &place).await);
+        }
+        match response.content_length() {
+            Some(length) if length != descriptor.size => Err(place.content(format!(
+                "the blob has {length} bytes instead of {}",
+                descriptor.size
+            ))),
+            _ => Ok(BlobReader::new(
+                response,
+                descriptor,
+                place.reference(),
+                verify,
+            )),
+        }
+    }
+
+    /// Opens an upload session. One POST request.
+    pub async fn start_upload(&self, digest: &Digest) -> Result<Upload> {
+        let suffix = suffix(digest.as_str());
+        let place = self.place(Operation::PushBlob, &suffix);
+        let url = self.url("blobs/uploads/")?;
+        let response = self
+            .send(&place, || {
+                self.http.post(url.clone()).header(CONTENT_LENGTH, 0)
+            })
+            .await?;
+        if !response.status().is_success() {
+            return Err(refusal::of(response, &place).await);
+        }
+        let mut session = location(&response, &url)
+            .ok_or_else(|| place.error(Kind::Invalid, "no upload location".to_owned()))?;
+        if session.origin() != self.endpoint.url().origin() {
+            return Err(place.error(
+                Kind::Invalid,
+                "the upload location is on another host, where the credential does not belong"
+                    .to_owned(),
+            ));
+        }
+        session
+            .query_pairs_mut()
+            .append_pair("digest", digest.as_str());
+        Ok(Upload { url: session })
+    }
+
+    /// Sends a whole blob into an upload session, which commits it: one PUT request with the length known beforehand.
+    ///
+    /// The destination checks the digest. ECR's PATCH is not used, as it departs from the specification (stale `Range`, 201 for 202;
+    /// aws/containers-roadmap#2831).
+    ///
+    /// # Errors
+    /// What broke first: a failure to read is reported as the source's, although it shows as a broken upload.
+    pub async fn finish_upload(&self, upload: Upload, reader: BlobReader) -> Result<()> {
+        let Descriptor { digest, size, .. } = reader.descriptor();
+        let suffix = suffix(digest.as_str());
+        let place = self.place(Operation::PushBlob, &suffix);
+        let progress = reader.progress();
+        let header = self.header(&place).await?;
+        let request = self
+            .authorized(self.http.put(upload.url), header)
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header(CONTENT_LENGTH, size)
+            .body(Body::wrap_stream(reader.into_stream()));
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let response = progress.unless_stalled(size, request.send()).await;
+        if let Some(error) = progress.failure() {
+            return Err(error);
+        }
+        let response = match response {
+            Some(result) => result.map_err(|error| place.broken(error))?,
+            None => return Err(place.error(Kind::Transient, "the upload stood still".to_owned())),
+        };
+        // The specification says 201; 202 is what some registries answer.
+        match response.status() {
+            StatusCode::CREATED | StatusCode::ACCEPTED => Ok(()),
+            _ => Err(refusal::of(response, &place).await),
+        }
+    }
+
+    /// Writes a manifest, byte for byte, under a tag or under its own digest. One PUT request.
+    pub async fn push_manifest(&self, manifest: &Manifest, tag: Option<&str>) -> Result<()> {
+        let tag_or_digest = tag.unwrap_or(manifest.digest.as_str());
+        let suffix = suffix(tag_or_digest);
+        let place = self.place(Operation::PushManifest, &suffix);
+        let url = self.url(&format!("manifests/{tag_or_digest}"))?;
+        let response = self
+            .send(&place, || {
+                self.http
+                    .put(url.clone())
+                    .header(CONTENT_TYPE, &manifest.media_type)
+                    .body(manifest.bytes.clone())
+            })
+            .await?;
+        if !response.status().is_success() {
+            return Err(refusal::of(response, &place).await);
+        }
+        match content_digest(response.headers()) {
+            Some(stored) if stored != manifest.digest => Err(place.content(format!(
+                "stored under digest {stored} instead of {}",
+                manifest.digest
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    fn place<'a>(&'a self, operation: Operation, suffix: &'a str) -> Place<'a> {
+        Place {
+            side: self.side,
+            operation,
+            host: &self.host,
+            repository: &self.name,
+            suffix,
+            has_credential: self.authorization.has_credential(),
+        }
+    }
+
+    fn url(&self, path: &str) -> Result<Url> {
+        join(self.endpoint.url(), &format!("v2/{}/{path}", self.name))
+    }
+
+    async fn header(&self, place: &Place<'_>) -> Result<Option<HeaderValue>> {
+        self.authorization
+            .header(&self.http, &self.endpoint, place)
+            .await
+    }
+
+    fn authorized(&self, request: RequestBuilder, header: Option<HeaderValue>) -> RequestBuilder {
+        match header {
+            Some(header) => request.header(AUTHORIZATION, header),
+            None => request,
+        }
+    }
+
+    /// Sends a request whose answer is short.
+    async fn send(
+        &self,
+        place: &Place<'_>,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Response> {
+        self.send_streaming(place, || request().timeout(REQUEST_TIMEOUT))
+            .await
+    }
+
+    /// Sends a request; one whose bearer token has run out is sent once more with a new one.
+    async fn send_streaming(
+        &self,
+        place: &Place<'_>,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Response> {
+        let header = self.header(place).await?;
+        let authorized = self.authorized(request(), header.clone());
+        let response = self.respond(place, authorized).await?;
+        let is_refused = response.status() == StatusCode::UNAUTHORIZED;
+        if !is_refused || !self.authorization.forget(header.as_ref()).await {
+            return Ok(response);
+        }
+        let header = self.header(place).await?;
+        self.respond(place, self.authorized(request(), header))
+            .await
+    }
+
+    /// Counts and sends a request, and waits for the head of its answer.
+    async fn respond(&self, place: &Place<'_>, request: RequestBuilder) -> Result<Response> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        match tokio::time::timeout(REQUEST_TIMEOUT, request.send()).await {
+            Ok(result) => result.map_err(|error| place.broken(error)),
+            Err(_) => Err(place.error(Kind::Transient, "no answer in time".to_owned())),
+        }
+    }
+
+    fn redirect(&self, response: &Response, from: &Url, place: &Place<'_>) -> Result<Url> {
+        location(response, from)
+            .filter(|url| {
+                url.scheme() == "https" || (url.scheme() == "http" && self.endpoint.is_plain_http())
+            })
+            .ok_or_else(|| {
+                let detail = "redirected to nowhere, or to a place without https".to_owned();
+                place.error(Kind::Invalid, detail)
+            })
+    }
+}
+
+/// `:tag` or `@digest`.
+fn suffix(tag_or_digest: &str) -> String {
+    let separator = if tag_or_digest.contains(':') {
+        '@'
+    } else {
+        ':'
+    };
+    format!("{separator}{tag_or_digest}")
+}
+
+/// The registry's word on a manifest's digest. Optional in the specification, and trusted only to say that something is there;
+/// bytes that are fetched are hashed here.
+fn content_digest(headers: &HeaderMap) -> Option<Digest> {
+    let value = headers.get("docker-content-digest")?;
+    Digest::parse(value.to_str().ok()?).ok()
+}
+
+/// The `Location` of a response, which may be relative.
+fn location(response: &Response, base: &Url) -> Option<Url> {
+    let value = response.headers().get(LOCATION)?.to_str().ok()?;
+    base.join(value).ok()
+}

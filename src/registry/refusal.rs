@@ -1,0 +1,200 @@
+//! What a registry's refusal means, and what to do about it.
+//!
+//! Here, and nowhere else, a status, an error code and a text become a [`Kind`] and an advice.
+
+use std::time::Duration;
+
+use reqwest::header::RETRY_AFTER;
+use reqwest::{Response, StatusCode};
+use serde::Deserialize;
+
+use crate::error::{Error, Kind, Operation, Side};
+
+/// Where a request goes and what for: all that an error has to say of it.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) side: Side,
+    pub(super) operation: Operation,
+    pub(super) host: &'a str,
+    pub(super) repository: &'a str,
+    /// `:tag`, `@digest`, or nothing.
+    pub(super) suffix: &'a str,
+    pub(super) has_credential: bool,
+}
+
+impl Place<'_> {
+    pub(super) fn reference(&self) -> String {
+        format!("{}/{}{}", self.host, self.repository, self.suffix)
+    }
+
+    /// An error of our own finding.
+    pub(super) fn error(&self, kind: Kind, detail: String) -> Error {
+        Error::Registry {
+            side: self.side,
+            operation: self.operation,
+            reference: self.reference(),
+            kind,
+            detail,
+            advice: String::new(),
+            retry_after: None,
+        }
+    }
+
+    /// A connection that could not be made, broke or took too long. The URL is left out: it may be a signed one.
+    pub(super) fn broken(&self, error: reqwest::Error) -> Error {
+        let error = error.without_url();
+        let mut detail = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(cause) = source {
+            detail = format!("{detail}: {cause}");
+            source = cause.source();
+        }
+        self.error(Kind::Transient, detail)
+    }
+
+    /// Content that is not what it was said to be.
+    pub(super) fn content(&self, reason: String) -> Error {
+        Error::Content {
+            side: self.side,
+            reference: self.reference(),
+            reason,
+        }
+    }
+}
+
+/// The error envelope of the distribution specification; GHCR and ECR both send it, though not always.
+#[derive(Default, Deserialize)]
+struct Envelope {
+    #[serde(default)]
+    errors: Vec<EnvelopeError>,
+}
+
+#[derive(Default, Deserialize)]
+struct EnvelopeError {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// The error that `response`, which is no success, stands for.
+pub(super) async fn of(response: Response, place: &Place<'_>) -> Error {
+    let status = response.status();
+    let retry_after = retry_after(&response);
+    let body = limited_body(response, 64 * 1024).await.unwrap_or_default();
+    let envelope: Envelope = serde_json::from_slice(&body).unwrap_or_default();
+    let EnvelopeError { code, message } = envelope.errors.into_iter().next().unwrap_or_default();
+    let kind = kind(place, status, &code, &message);
+    let detail = [status.as_str(), &printable(&code), &printable(&message)]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ");
+    Error::Registry {
+        side: place.side,
+        operation: place.operation,
+        reference: place.reference(),
+        kind,
+        detail,
+        advice: advice(place, kind, &code, &message),
+        retry_after,
+    }
+}
+
+/// At most `limit` bytes of a body, or `None` if there are more or they don't arrive.
+pub(super) async fn limited_body(mut response: Response, limit: usize) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.ok()? {
+        if body.len() + chunk.len() > limit {
+            return None;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Some(body)
+}
+
+fn kind(place: &Place<'_>, status: StatusCode, code: &str, message: &str) -> Kind {
+    // ECR: TAG_INVALID, "… cannot be overwritten because the repository is immutable"; the status differs between reports,
+    // so the words decide. (GoogleContainerTools/kaniko PR 204, moby/buildkit#3776)
+    if code == "TAG_INVALID" && message.contains("immutable") {
+        return Kind::Immutable;
+    }
+    match status.as_u16() {
+        // GHCR's "You have exceeded a secondary rate limit" is a 403 too.
+        403 if message.contains("rate limit") => Kind::Transient,
+        401 | 403 => Kind::Denied,
+        // An upload session that is gone or out of step: a new session starts from the first byte.
+        // (apple/containerization#790; ECR: "First byte of the layer part is X instead of Y")
+        404 | 416 if code.starts_with("BLOB_UPLOAD") => Kind::Transient,
+        404 => Kind::NotFound,
+        408 | 425 | 429 | 500..=599 => Kind::Transient,
+        // The bytes that arrived do not have the digest: read again, and look closer this time.
+        // (distribution: DIGEST_INVALID; ECR: BLOB_UPLOAD_INVALID, dotnet/sdk-container-builds#424)
+        _ if place.operation == Operation::PushBlob
+            && matches!(
+                code,
+                "DIGEST_INVALID" | "BLOB_UPLOAD_INVALID" | "SIZE_INVALID"
+            ) =>
+        {
+            Kind::Transient
+        }
+        // Something that was there when the plan was made is gone: ECR may clean up unreferenced layers at any time.
+        _ if matches!(code, "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN") => Kind::Transient,
+        _ => Kind::Invalid,
+    }
+}
+
+fn advice(place: &Place<'_>, kind: Kind, code: &str, message: &str) -> String {
+    let repository = place.repository;
+    match (place.side, kind) {
+        (Side::Source, Kind::Denied) if place.has_credential => {
+            "the GHCR token is expired, revoked, lacks read:packages or is not authorised for the organisation's SSO, or the package is missing; GHCR lets only a classic personal access token pull private packages".to_owned()
+        }
+        (Side::Source, Kind::Denied) => {
+            "the package is private or missing, and no token is configured: set GHCR_TOKEN_SECRET_ID".to_owned()
+        }
+        (Side::Source, Kind::NotFound) if code == "NAME_UNKNOWN" => {
+            "there is no such package, or the token's account can't see it".to_owned()
+        }
+        (Side::Source, Kind::NotFound) if place.operation == Operation::FetchBlob => {
+            "the image is damaged at the source: push it again".to_owned()
+        }
+        (Side::Source, Kind::NotFound) => {
+            "there is no such tag or digest in the package; where it is part of an image index, the index is damaged at the source: push it again".to_owned()
+        }
+        (Side::Destination, Kind::Denied) if message.contains("expired") => {
+            "the ECR authorization token is no longer valid".to_owned()
+        }
+        (Side::Destination, Kind::Denied) => {
+            format!("allow the function's role to push to repository {repository} (ecr:BatchCheckLayerAvailability, InitiateLayerUpload, UploadLayerPart, CompleteLayerUpload, BatchGetImage, PutImage)")
+        }
+        (Side::Destination, Kind::NotFound) => {
+            format!("the repository does not exist: create it with `aws ecr create-repository --repository-name {repository}`")
+        }
+        (Side::Destination, Kind::Immutable) => {
+            "the tag exists with another digest and the repository's tags are immutable: push under a new tag, or exclude this tag from immutability".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// Hints below a second (GHCR has sent microseconds) and beyond a minute are brought into that range.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds: u64 = response
+        .headers()
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds.clamp(1, 60)))
+}
+
+/// Foreign text for a log line: short, and without control characters.
+fn printable(text: &str) -> String {
+    text.chars()
+        .filter(|character| !character.is_control())
+        .take(300)
+        .collect()
+}

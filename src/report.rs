@@ -1,0 +1,258 @@
+//! What happened to a job: outcome, counts, bytes, digest, elapsed time. Knows nothing of Lambda.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Serialize, Serializer};
+
+use crate::error::{Error, Kind};
+use crate::manifest::Digest;
+use crate::plan::{Plan, Present};
+
+/// How a job ended. In the order in which one stands for a run of several: the first that occurs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It did not work; `error` says why.
+    Failed,
+    /// The deadline came; what is done stays done.
+    Deferred,
+    /// The destination has it now, and did not before.
+    Copied,
+    /// A dry run: what would be copied.
+    Planned,
+    /// The destination had it already.
+    Current,
+    /// Not to be copied; `reason` says why.
+    Ignored,
+}
+
+/// What happened to one event or job.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it was ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why it failed; its sentence and, as `error_kind`, its class.
+    #[serde(flatten, serialize_with = "serialize_error")]
+    pub error: Option<Error>,
+    /// What was copied, or was to be.
+    #[serde(flatten)]
+    pub copy: Option<Copy>,
+}
+
+/// The figures of a copy. Bytes are of blobs.
+#[derive(Debug, Serialize)]
+pub struct Copy {
+    /// `host/owner/name:tag` of the source.
+    pub source: String,
+    /// `host/repository:tag` of the destination.
+    pub destination: String,
+    /// The digest that the destination's tag has, or was to have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// The digest that the source's tag had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_digest: Option<Digest>,
+    /// Manifests and indexes.
+    pub manifests: Manifests,
+    /// Configs and layers.
+    pub blobs: Blobs,
+    /// Their lengths.
+    pub bytes: Bytes,
+    /// Signatures and the like.
+    pub referrers: Referrers,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+    /// The steps of a dry run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<String>,
+    /// HTTP requests, authorization left aside.
+    pub requests: Requests,
+    /// Milliseconds from the job's begin to its end.
+    pub elapsed_ms: u64,
+}
+
+/// Counts of manifests.
+#[derive(Debug, Default, Serialize)]
+pub struct Manifests {
+    /// Written.
+    pub pushed: u64,
+    /// There already.
+    pub present: u64,
+}
+
+/// Counts of blobs.
+#[derive(Debug, Default, Serialize)]
+pub struct Blobs {
+    /// Sent.
+    pub copied: u64,
+    /// Taken over from another repository of the destination.
+    pub mounted: u64,
+    /// There already.
+    pub present: u64,
+}
+
+/// Bytes of blobs.
+#[derive(Debug, Default, Serialize)]
+pub struct Bytes {
+    /// Sent.
+    pub copied: u64,
+    /// There already.
+    pub present: u64,
+}
+
+/// Counts of the manifests that refer to the image.
+#[derive(Debug, Default, Serialize)]
+pub struct Referrers {
+    /// Written.
+    pub copied: u64,
+    /// Not accepted by the destination.
+    pub refused: u64,
+}
+
+/// Counts of HTTP requests.
+#[derive(Debug, Default, Serialize)]
+pub struct Requests {
+    /// To the source, and to the storage that it redirects to.
+    pub source: u64,
+    /// To the destination.
+    pub destination: u64,
+}
+
+/// Counts while a copy runs, so that what was done is known even if it is cut off.
+#[derive(Debug, Default)]
+pub struct Tally {
+    manifests: AtomicU64,
+    blobs: AtomicU64,
+    bytes: AtomicU64,
+    source_requests: Arc<AtomicU64>,
+    destination_requests: Arc<AtomicU64>,
+}
+
+impl Tally {
+    /// One more manifest is at the destination.
+    pub fn manifest_pushed(&self) {
+        self.manifests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One more blob is at the destination, with `bytes` bytes.
+    pub fn blob_copied(&self, bytes: u64) {
+        self.blobs.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The counter of requests to the source.
+    pub fn source_requests(&self) -> Arc<AtomicU64> {
+        self.source_requests.clone()
+    }
+
+    /// The counter of requests to the destination.
+    pub fn destination_requests(&self) -> Arc<AtomicU64> {
+        self.destination_requests.clone()
+    }
+}
+
+impl Report {
+    /// Nothing was to be done, because of `reason`.
+    pub fn ignored(reason: String) -> Self {
+        Report {
+            outcome: Outcome::Ignored,
+            reason: Some(reason),
+            error: None,
+            copy: None,
+        }
+    }
+
+    /// It did not come to a copy.
+    pub fn failed(error: Error) -> Self {
+        Report {
+            outcome: Outcome::Failed,
+            reason: None,
+            error: Some(error),
+            copy: None,
+        }
+    }
+
+    /// A copy ended, or was cut off, with these figures.
+    pub fn copy(result: Result<Outcome, Error>, copy: Copy) -> Self {
+        let (outcome, error) = match result {
+            Ok(outcome) => (outcome, None),
+            Err(error) if error.kind() == Kind::Deadline => (Outcome::Deferred, Some(error)),
+            Err(error) => (Outcome::Failed, Some(error)),
+        };
+        Report {
+            outcome,
+            reason: None,
+            error,
+            copy: Some(copy),
+        }
+    }
+}
+
+impl Copy {
+    /// The figures of a copy that has not begun.
+    pub fn new(source: String, destination: String) -> Self {
+        Copy {
+            source,
+            destination,
+            digest: None,
+            source_digest: None,
+            manifests: Manifests::default(),
+            blobs: Blobs::default(),
+            bytes: Bytes::default(),
+            referrers: Referrers::default(),
+            warnings: Vec::new(),
+            plan: Vec::new(),
+            requests: Requests::default(),
+            elapsed_ms: 0,
+        }
+    }
+
+    /// Takes over what was planned: what is there, and for a dry run what would be done.
+    pub fn planned(&mut self, plan: &Plan, dry_run: bool) {
+        let Present {
+            manifests,
+            blobs,
+            bytes,
+        } = plan.present;
+        self.digest = Some(plan.digest.clone());
+        self.source_digest = Some(plan.digest.clone());
+        self.manifests.present = manifests;
+        self.blobs.present = blobs;
+        self.bytes.present = bytes;
+        self.warnings.extend(plan.warnings.iter().cloned());
+        if dry_run {
+            self.plan = plan.to_string().lines().map(str::to_owned).collect();
+            self.manifests.pushed = plan.manifests.len() as u64 + u64::from(plan.top.is_some());
+            self.blobs.copied = plan.blobs.len() as u64;
+            self.bytes.copied = plan.bytes();
+        }
+    }
+
+    /// Takes over what was done.
+    pub fn done(&mut self, tally: &Tally) {
+        self.manifests.pushed += tally.manifests.load(Ordering::Relaxed);
+        self.blobs.copied += tally.blobs.load(Ordering::Relaxed);
+        self.bytes.copied += tally.bytes.load(Ordering::Relaxed);
+        self.requests.source = tally.source_requests.load(Ordering::Relaxed);
+        self.requests.destination = tally.destination_requests.load(Ordering::Relaxed);
+    }
+}
+
+fn serialize_error<S: Serializer>(error: &Option<Error>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Fields {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error_kind: Option<Kind>,
+    }
+    Fields {
+        error: error.as_ref().map(Error::to_string),
+        error_kind: error.as_ref().map(Error::kind),
+    }
+    .serialize(serializer)
+}

@@ -1,0 +1,446 @@
+//! Which source packages may be copied, where to, and which of their tags.
+//!
+//! A signed webhook says that GitHub sent it, not that its package may be mirrored: that is what a rule says.
+
+use std::sync::Arc;
+
+use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
+use semver::{Version, VersionReq};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::job::{Destination, is_repository};
+
+/// All rules, in their order: the first whose `source` matches wins.
+#[derive(Debug)]
+pub struct Rules(Vec<Rule>);
+
+/// One rule, checked.
+#[derive(Debug)]
+pub struct Rule {
+    source: GlobMatcher,
+    destinations: Vec<String>,
+    tags: TagFilter,
+    token_secret_id: Option<Arc<str>>,
+    registries: Registries,
+}
+
+#[derive(Debug, Default)]
+struct TagFilter {
+    include: Option<GlobSet>,
+    exclude: GlobSet,
+    semver: Option<VersionReq>,
+}
+
+/// Tells a registry host from the first component of a repository name, which may hold dots too.
+#[derive(Clone, Debug)]
+pub struct Registries {
+    /// The host of `DESTINATION_REGISTRY`, if that is set.
+    pub configured: Option<String>,
+}
+
+/// The JSON of a rule. Every field of the contract is here, so that one which this version can't carry out is refused by name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleFields {
+    source: String,
+    destination: OneOrMany,
+    tags: Option<TagFields>,
+    platforms: Option<Value>,
+    platform: Option<Value>,
+    #[serde(default)]
+    referrers: bool,
+    #[serde(default)]
+    prune: bool,
+    token_secret_id: Option<String>,
+    repository: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TagFields {
+    include: Option<Vec<String>>,
+    #[serde(default)]
+    exclude: Vec<String>,
+    semver: Option<String>,
+    /// Counts in scheduled runs only.
+    #[serde(rename = "newest")]
+    _newest: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(try_from = "Value")]
+struct OneOrMany(Vec<String>);
+
+impl TryFrom<Value> for OneOrMany {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        let strings = match value {
+            Value::String(one) => vec![one],
+            Value::Array(many) => many
+                .into_iter()
+                .map(|value| value.as_str().map(str::to_owned))
+                .collect::<Option<_>>()
+                .unwrap_or_default(),
+            _ => vec![],
+        };
+        if strings.is_empty() {
+            return Err("`destination` is a repository name, or a list of them".to_owned());
+        }
+        Ok(OneOrMany(strings))
+    }
+}
+
+impl Rules {
+    /// Reads the JSON array of rules.
+    ///
+    /// # Errors
+    /// Names the first mistake with the position of its rule, counted from 0.
+    pub fn parse(text: &str, registries: &Registries) -> Result<Self, String> {
+        let values: Vec<Value> = serde_json::from_str(text)
+            .map_err(|error| format!("not a JSON array of rules: {error}"))?;
+        let rule = |(position, value)| {
+            serde_json::from_value::<RuleFields>(value)
+                .map_err(|error| error.to_string())
+                .and_then(|fields| Rule::new(fields, registries))
+                .map_err(|reason| format!("rule {position}: {reason}"))
+        };
+        let rules: Vec<Rule> = values
+            .into_iter()
+            .enumerate()
+            .map(rule)
+            .collect::<Result<_, _>>()?;
+        if rules.is_empty() {
+            return Err("there is no rule, so nothing could ever be copied".to_owned());
+        }
+        Ok(Rules(rules))
+    }
+
+    /// The first rule for `repository`, which is `owner/name` in lower case.
+    pub fn find(&self, repository: &str) -> Option<&Rule> {
+        self.0.iter().find(|rule| rule.source.is_match(repository))
+    }
+}
+
+impl Rule {
+    fn new(fields: RuleFields, registries: &Registries) -> Result<Self, String> {
+        let unsupported = [
+            ("platforms", fields.platforms.is_some()),
+            ("platform", fields.platform.is_some()),
+            ("referrers", fields.referrers),
+            ("prune", fields.prune),
+            ("repository", fields.repository.is_some()),
+        ];
+        if let Some((name, _)) = unsupported.iter().find(|(_, is_asked_for)| *is_asked_for) {
+            return Err(format!("`{name}` is not supported by this version yet"));
+        }
+        let rule = Rule {
+            source: source(&fields.source)?,
+            destinations: fields.destination.0,
+            tags: TagFilter::new(fields.tags)?,
+            token_secret_id: fields.token_secret_id.map(Arc::from),
+            registries: registries.clone(),
+        };
+        // A template that gives a valid name for a plain package is a valid template.
+        rule.destinations("owner/name", "tag")?;
+        Ok(rule)
+    }
+
+    /// Where the tag `tag` of the package `repository` goes.
+    ///
+    /// # Errors
+    /// Says which destination is no valid repository name, or can't be told apart from one.
+    pub fn destinations(&self, repository: &str, tag: &str) -> Result<Vec<Destination>, String> {
+        self.destinations
+            .iter()
+            .map(|template| {
+                let filled = fill(template, repository)?;
+                let (registry, repository) = self.registries.split(&filled);
+                if is_repository(repository) {
+                    Ok(Destination {
+                        registry: registry.map(str::to_owned),
+                        repository: repository.to_owned(),
+                        tag: tag.to_owned(),
+                    })
+                } else {
+                    Err(format!(
+                        "destination {template:?} gives {repository:?}, which is no valid repository name"
+                    ))
+                }
+            })
+            .collect()
+    }
+
+    /// Why `tag` is not copied, or `None` if it is.
+    pub fn refusal(&self, tag: &str) -> Option<String> {
+        let TagFilter {
+            include,
+            exclude,
+            semver,
+        } = &self.tags;
+        if include
+            .as_ref()
+            .is_some_and(|include| !include.is_match(tag))
+        {
+            return Some(format!("the rule does not include tag {tag}"));
+        }
+        if exclude.is_match(tag) {
+            return Some(format!("the rule excludes tag {tag}"));
+        }
+        let version = || Version::parse(tag.strip_prefix('v').unwrap_or(tag)).ok();
+        match semver {
+            Some(range) if !version().is_some_and(|version| range.matches(&version)) => Some(
+                format!("tag {tag} is no version in the rule's range {range}"),
+            ),
+            _ => None,
+        }
+    }
+
+    /// The secret with the GHCR token for this rule's packages, if it is not the general one.
+    pub fn token_secret_id(&self) -> Option<Arc<str>> {
+        self.token_secret_id.clone()
+    }
+}
+
+impl Registries {
+    /// Splits `[<registry host>/]<repository>`. A host is the one of `DESTINATION_REGISTRY`, or one of ECR's.
+    pub fn split<'a>(&self, text: &'a str) -> (Option<&'a str>, &'a str) {
+        match text.split_once('/') {
+            Some((host, repository))
+                if self.configured.as_deref() == Some(host) || ecr_region(host).is_some() =>
+            {
+                (Some(host), repository)
+            }
+            _ => (None, text),
+        }
+    }
+}
+
+/// The Region of an ECR registry's host: `<account>.dkr.ecr[-fips].<region>.<domain>`, or `dkr-ecr` where it is dual-stack.
+/// (ECR user guide, "Private registry"; amazon-ecr-credential-helper, `api/client.go`)
+pub fn ecr_region(host: &str) -> Option<&str> {
+    let (account, rest) = host.split_once('.')?;
+    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
+    let rest = rest
+        .strip_prefix("dkr.ecr")
+        .or_else(|| rest.strip_prefix("dkr-ecr"))?;
+    let rest = rest.strip_prefix("-fips").unwrap_or(rest);
+    let (region, domain) = rest.strip_prefix('.')?.split_once('.')?;
+    const DOMAINS: [&str; 9] = [
+        "amazonaws.com",
+        "amazonaws.com.cn",
+        "amazonaws.eu",
+        "on.aws",
+        "on.amazonwebservices.com.cn",
+        "c2s.ic.gov",
+        "sc2s.sgov.gov",
+        "cloud.adc-e.uk",
+        "csp.hci.ic.gov",
+    ];
+    (is_account && !region.is_empty() && DOMAINS.contains(&domain)).then_some(region)
+}
+
+impl TagFilter {
+    fn new(fields: Option<TagFields>) -> Result<Self, String> {
+        let Some(fields) = fields else {
+            return Ok(TagFilter::default());
+        };
+        let semver = match fields.semver {
+            Some(text) => Some(
+                VersionReq::parse(&text)
+                    .map_err(|error| format!("tags.semver {text:?}: {error}"))?,
+            ),
+            None => None,
+        };
+        Ok(TagFilter {
+            include: match fields.include {
+                Some(globs) => Some(tag_globs("tags.include", &globs)?),
+                None => None,
+            },
+            exclude: tag_globs("tags.exclude", &fields.exclude)?,
+            semver,
+        })
+    }
+}
+
+fn tag_globs(name: &str, globs: &[String]) -> Result<GlobSet, String> {
+    let mut set = GlobSetBuilder::new();
+    for text in globs {
+        set.add(Glob::new(text).map_err(|error| format!("{name} {text:?}: {}", error.kind()))?);
+    }
+    set.build().map_err(|error| format!("{name}: {error}"))
+}
+
+/// The owner is written out so that no glob ever reaches into somebody else's packages.
+fn source(text: &str) -> Result<GlobMatcher, String> {
+    let wrong = |reason: &str| format!("source {text:?}: {reason}");
+    let (owner, name) = text
+        .split_once('/')
+        .ok_or_else(|| wrong("`owner/name` is wanted"))?;
+    if text != text.to_lowercase() {
+        return Err(wrong("GHCR's names are lower case"));
+    }
+    if owner.is_empty() || owner.contains(['*', '?', '[', '{', '.', ':']) {
+        return Err(wrong(
+            "it begins with the owner, written out and without a registry host",
+        ));
+    }
+    if name.is_empty() {
+        return Err(wrong("the package name is missing; `*` stands for all"));
+    }
+    GlobBuilder::new(text)
+        .literal_separator(true)
+        .build()
+        .map(|glob| glob.compile_matcher())
+        .map_err(|error| wrong(&error.kind().to_string()))
+}
+
+fn fill(template: &str, repository: &str) -> Result<String, String> {
+    let (owner, name) = repository.split_once('/').unwrap_or(("", repository));
+    let basename = name.rsplit('/').next().unwrap_or(name);
+    let filled = template
+        .replace("{owner}", owner)
+        .replace("{name}", name)
+        .replace("{basename}", basename);
+    match filled.contains(['{', '}']) {
+        true => Err(format!(
+            "destination {template:?}: only {{owner}}, {{name}} and {{basename}} can be filled in"
+        )),
+        false => Ok(filled),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Rules, String> {
+        Rules::parse(
+            text,
+            &Registries {
+                configured: Some("localhost:5000".to_owned()),
+            },
+        )
+    }
+
+    fn destination(rules: &str, repository: &str) -> String {
+        let rules = parse(rules).unwrap();
+        let rule = rules.find(repository).expect("a rule matches");
+        let destination = &rule.destinations(repository, "1").unwrap()[0];
+        format!("{:?} {}", destination.registry, destination.repository)
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_wins() {
+        let rules = r#"[{"source":"acme/api","destination":"a"},
+                        {"source":"acme/*","destination":"prod/{name}"},
+                        {"source":"acme/**","destination":"deep/{owner}/{basename}"}]"#
+            .replace(r#""a""#, r#""aa""#);
+        assert_eq!(destination(&rules, "acme/api"), "None aa");
+        assert_eq!(destination(&rules, "acme/web"), "None prod/web");
+        assert_eq!(destination(&rules, "acme/a/b/web"), "None deep/acme/web");
+        assert!(parse(&rules).unwrap().find("acmeevil/api").is_none());
+    }
+
+    #[test]
+    fn a_registry_host_is_told_from_a_repository_with_dots() {
+        let cases = [
+            ("my.team/{name}", "None my.team/api"),
+            ("localhost:5000/{name}", "Some(\"localhost:5000\") api"),
+            (
+                "123456789012.dkr.ecr.eu-west-3.amazonaws.com/x/{name}",
+                "Some(\"123456789012.dkr.ecr.eu-west-3.amazonaws.com\") x/api",
+            ),
+        ];
+        for (template, shown) in cases {
+            let rules = format!(r#"[{{"source":"acme/*","destination":["{template}"]}}]"#);
+            assert_eq!(destination(&rules, "acme/api"), shown);
+        }
+        assert_eq!(
+            ecr_region("123456789012.dkr-ecr-fips.us-east-1.on.aws"),
+            Some("us-east-1")
+        );
+        assert_eq!(
+            ecr_region("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn"),
+            Some("cn-north-1")
+        );
+        for host in [
+            "123456789012.dkr.ecr.eu-west-3.amazonaws.com.evil.org",
+            "1.dkr.ecr.x.amazonaws.com",
+            "ghcr.io",
+        ] {
+            assert_eq!(ecr_region(host), None, "{host}");
+        }
+    }
+
+    #[test]
+    fn all_tag_conditions_must_hold() {
+        let rules = parse(
+            r#"[{"source":"acme/*","destination":"{name}","tags":{"include":["v*","[0-9]*"],"exclude":["*-dev"],"semver":">=1.2"}}]"#,
+        )
+        .unwrap();
+        let rule = rules.find("acme/api").unwrap();
+        for tag in ["1.2.0", "v1.10.3"] {
+            assert_eq!(rule.refusal(tag), None, "{tag}");
+        }
+        for tag in ["latest", "1.1.9", "1.3.0-rc.1", "v2.0.0-dev", "1.2"] {
+            assert!(rule.refusal(tag).is_some(), "{tag}");
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_its_position() {
+        let cases = [
+            ("{", "JSON array"),
+            ("{}", "JSON array"),
+            ("[]", "no rule"),
+            (
+                r#"[{"source":"acme/*"}]"#,
+                "rule 0: missing field `destination`",
+            ),
+            (
+                r#"[{"source":"acme/*","destination":"aa"},{"source":"a/b","destination":"aa","tagz":{}}]"#,
+                "rule 1: unknown field `tagz`",
+            ),
+            (r#"[{"source":"acme","destination":"aa"}]"#, "`owner/name`"),
+            (r#"[{"source":"*/api","destination":"aa"}]"#, "written out"),
+            (
+                r#"[{"source":"ghcr.io/acme/api","destination":"aa"}]"#,
+                "without a registry host",
+            ),
+            (
+                r#"[{"source":"Acme/api","destination":"aa"}]"#,
+                "lower case",
+            ),
+            (
+                r#"[{"source":"acme/[","destination":"aa"}]"#,
+                "source \"acme/[\"",
+            ),
+            (
+                r#"[{"source":"acme/*","destination":"Prod/{name}"}]"#,
+                "no valid repository name",
+            ),
+            (
+                r#"[{"source":"acme/*","destination":"{nam}"}]"#,
+                "{basename}",
+            ),
+            (
+                r#"[{"source":"acme/*","destination":[]}]"#,
+                "a list of them",
+            ),
+            (
+                r#"[{"source":"acme/*","destination":"{name}","prune":true}]"#,
+                "`prune` is not supported",
+            ),
+            (
+                r#"[{"source":"acme/*","destination":"{name}","tags":{"semver":"x.y"}}]"#,
+                "tags.semver",
+            ),
+        ];
+        for (text, expected) in cases {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}

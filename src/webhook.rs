@@ -1,0 +1,228 @@
+//! GitHub only: the signature over the raw body, and what a `package` payload asks for.
+//!
+//! A payload is hostile input even when it is signed. It is read leniently (any field may be absent, null or of another type, as
+//! GitHub's own examples show) and then checked strictly.
+
+use aws_lc_rs::hmac;
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
+
+use crate::job::{is_repository, is_tag};
+use crate::manifest::Digest;
+
+/// What a delivery asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// A tag was pushed.
+    Published(Published),
+    /// Nothing, because of this.
+    Ignored(String),
+}
+
+/// A tagged image that GitHub says was pushed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Published {
+    /// `owner/name`, in lower case; the name may hold slashes.
+    pub repository: String,
+    /// The tag; one of several, if several were pushed together.
+    pub tag: String,
+    /// The digest that the tag had at the event, if the payload has a valid one.
+    pub digest: Option<Digest>,
+}
+
+/// Whether `signature`, the value of `X-Hub-Signature-256`, is `sha256=` and the hexadecimal HMAC-SHA256 of the raw `body` under
+/// one of `secrets`. The comparison takes the same time wherever the first difference is.
+/// (GitHub documentation, "Validating webhook deliveries")
+pub fn is_signed(secrets: &[SecretString], body: &[u8], signature: Option<&str>) -> bool {
+    let Some(code) = signature
+        .and_then(|value| value.strip_prefix("sha256="))
+        .and_then(hexadecimal)
+    else {
+        return false;
+    };
+    secrets.iter().fold(false, |is_signed, secret| {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.expose_secret().as_bytes());
+        is_signed | hmac::verify(&key, body, &code).is_ok()
+    })
+}
+
+fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
+    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs
+        .iter()
+        .map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?))
+        .collect()
+}
+
+/// Reads a delivery: the value of `X-GitHub-Event` and the body.
+///
+/// # Errors
+/// Says what is missing or malformed in a delivery that should name an image.
+pub fn read(event_name: &str, body: &[u8]) -> Result<Delivery, String> {
+    let ignored = |reason: String| Ok(Delivery::Ignored(reason));
+    match event_name {
+        "package" | "registry_package" => {}
+        "ping" => return ignored("pong".to_owned()),
+        other => return ignored(format!("GitHub event {other:?} is not about packages")),
+    }
+    let payload: Value =
+        serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
+    match text(&payload, "/action").unwrap_or_default() {
+        "published" | "updated" => {}
+        other => return ignored(format!("action {other:?} is neither published nor updated")),
+    }
+    // Apps and some hooks call the same object `registry_package`.
+    let package = payload
+        .get("package")
+        .or(payload.get("registry_package"))
+        .ok_or("the payload has neither `package` nor `registry_package`")?;
+    if !is_container(package) {
+        let ecosystem = text(package, "/package_type").or(text(package, "/ecosystem"));
+        return ignored(format!(
+            "package type {:?} is not a container",
+            ecosystem.unwrap_or_default()
+        ));
+    }
+    let metadata = "/package_version/container_metadata";
+    let Some(tag) = text(package, &format!("{metadata}/tag/name")) else {
+        return ignored("an untagged manifest, part of an image that has its own event".to_owned());
+    };
+    if !is_tag(tag) {
+        return Err(format!("{tag:?} is no valid tag"));
+    }
+    if is_referrer_tag(tag) {
+        return ignored(format!("tag {tag} is a signature or an attestation"));
+    }
+    let repository = repository(package)?;
+    let digest = [
+        &format!("{metadata}/manifest/digest"),
+        &format!("{metadata}/tag/digest"),
+        "/package_version/version",
+        "/package_version/name",
+    ]
+    .into_iter()
+    .filter_map(|path| text(package, path))
+    .find_map(|digest| Digest::parse(digest).ok());
+    Ok(Delivery::Published(Published {
+        repository,
+        tag: tag.to_owned(),
+        digest,
+    }))
+}
+
+/// A text that is there and not empty.
+fn text<'a>(value: &'a Value, pointer: &str) -> Option<&'a str> {
+    value
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .filter(|text| !text.is_empty())
+}
+
+/// Real container events say `CONTAINER` in all three places; examples and older payloads in some of them.
+fn is_container(package: &Value) -> bool {
+    ["/package_type", "/ecosystem", "/registry/type"]
+        .into_iter()
+        .filter_map(|path| text(package, path))
+        .any(|kind| kind.eq_ignore_ascii_case("container"))
+}
+
+/// The name is built from the package's own fields: the repository of the source code may be called otherwise.
+fn repository(package: &Value) -> Result<String, String> {
+    let namespace = text(package, "/namespace");
+    let owner = namespace
+        .filter(|namespace| !namespace.contains('/'))
+        .or(text(package, "/owner/login"))
+        .or(namespace.and_then(|namespace| namespace.split('/').next()))
+        .ok_or("the payload names no owner (`namespace` or `owner.login`)")?;
+    let name = text(package, "/name").ok_or("the payload names no package (`name`)")?;
+    let repository = format!("{owner}/{name}").to_lowercase();
+    if is_repository(&repository) {
+        Ok(repository)
+    } else {
+        Err(format!("{repository:?} is no valid package name"))
+    }
+}
+
+/// Tags under which clients keep signatures and attestations of the manifest with that digest.
+/// (distribution-spec v1.1, "Referrers Tag Schema"; cosign's `.sig`, `.att`, `.sbom`)
+pub fn is_referrer_tag(tag: &str) -> bool {
+    let Some(rest) = tag.strip_prefix("sha256-") else {
+        return false;
+    };
+    let (digits, suffix) = rest.split_once('.').unwrap_or((rest, "x"));
+    digits.len() == 64
+        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && !suffix.is_empty()
+        && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "It's a Secret to Everybody";
+    const SIGNATURE: &str =
+        "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+
+    fn secrets(texts: &[&str]) -> Vec<SecretString> {
+        texts.iter().map(|&text| SecretString::from(text)).collect()
+    }
+
+    /// The vector that GitHub's documentation publishes.
+    #[test]
+    fn githubs_own_signature_is_accepted() {
+        let body = b"Hello, World!";
+        assert!(is_signed(&secrets(&[SECRET]), body, Some(SIGNATURE)));
+        assert!(is_signed(
+            &secrets(&["other", SECRET]),
+            body,
+            Some(SIGNATURE)
+        ));
+        assert!(is_signed(
+            &secrets(&[SECRET, "other"]),
+            body,
+            Some(SIGNATURE)
+        ));
+    }
+
+    #[test]
+    fn anything_else_is_not() {
+        let body = b"Hello, World!";
+        let one = &secrets(&[SECRET]);
+        let wrong = [
+            None,
+            Some(""),
+            Some("sha256="),
+            Some(&SIGNATURE[7..]),
+            Some(&SIGNATURE[..70]),
+            Some("sha1=757107ea0eb2509fc211221cce984b8a37570b6d"),
+            Some("sha256=zz7107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"),
+            Some("sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e18"),
+        ];
+        for signature in wrong {
+            assert!(!is_signed(one, body, signature), "{signature:?}");
+        }
+        assert!(!is_signed(one, b"Hello, World!\n", Some(SIGNATURE)));
+        assert!(!is_signed(&[], body, Some(SIGNATURE)));
+        assert!(!is_signed(&secrets(&["other"]), body, Some(SIGNATURE)));
+    }
+
+    #[test]
+    fn referrer_tags_are_no_images() {
+        let digits = "0".repeat(64);
+        for tag in [format!("sha256-{digits}"), format!("sha256-{digits}.sig")] {
+            assert!(is_referrer_tag(&tag), "{tag}");
+        }
+        for tag in [
+            "sha256-1234".to_owned(),
+            format!("sha256-{digits}.s-g"),
+            "1.2.3".to_owned(),
+        ] {
+            assert!(!is_referrer_tag(&tag), "{tag}");
+        }
+    }
+}
