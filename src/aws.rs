@@ -16,11 +16,21 @@ use tokio::sync::Mutex;
 use crate::error::{Error, Kind, Result};
 use crate::job::Endpoint;
 
-/// How long a secret is used without being read again.
-pub const SECRET_LIFETIME: Duration = Duration::from_secs(5 * 60);
+/// How old a value may be that is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// A secret for five minutes, an ECR authorization until shortly before it expires.
+    Kept,
+    /// Read again at once, as the kept one was refused; but not more than once a minute, so that refusals cause no flood of calls.
+    AfterRefusal,
+}
 
-/// A secret that was refused is read again if it is older than this, so that refusals can't cause a flood of calls.
-pub const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// Secrets Manager's names of the version in use and of the one before it.
+const CURRENT: &str = "AWSCURRENT";
+const PREVIOUS: &str = "AWSPREVIOUS";
+
+const SECRET_LIFETIME: Duration = Duration::from_secs(5 * 60);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// An ECR authorization is renewed when less than this is left of its twelve hours: more than any invocation lasts.
 const AUTHORIZATION_MARGIN: Duration = Duration::from_secs(20 * 60);
@@ -35,16 +45,49 @@ pub struct EcrAuthorization {
     /// Valid for every registry of the Region that the caller may use.
     pub password: SecretString,
     expires_at: SystemTime,
-    read_at: Instant,
 }
+
+/// What was read, and when.
+#[derive(Clone)]
+struct Kept<T> {
+    value: T,
+    read_at: Instant,
+    /// When it was last read because of a refusal.
+    refreshed_at: Option<Instant>,
+}
+
+impl<T: Clone> Kept<T> {
+    /// The value, unless it was refused and may be read again.
+    fn usable(kept: Option<&Self>, freshness: Freshness) -> Option<&Self> {
+        kept.filter(|kept| {
+            let refreshed = kept
+                .refreshed_at
+                .is_some_and(|at| at.elapsed() < REFRESH_INTERVAL);
+            freshness == Freshness::Kept || refreshed
+        })
+    }
+
+    /// A value that was read just now.
+    fn new(value: T, freshness: Freshness) -> Self {
+        let now = Instant::now();
+        Kept {
+            value,
+            read_at: now,
+            refreshed_at: (freshness == Freshness::AfterRefusal).then_some(now),
+        }
+    }
+}
+
+/// Versions of secrets by id and stage.
+type SecretCache = HashMap<(String, &'static str), Kept<Option<SecretString>>>;
 
 /// The clients, and what they have given so far.
 pub struct Aws {
     secrets: aws_sdk_secretsmanager::Client,
     ecr: aws_sdk_ecr::Client,
     region: Option<Region>,
-    secret_cache: Mutex<HashMap<String, (SecretString, Instant)>>,
-    authorization_cache: Mutex<HashMap<String, EcrAuthorization>>,
+    secret_cache: Mutex<SecretCache>,
+    authorization_cache: Mutex<HashMap<String, Kept<EcrAuthorization>>>,
 }
 
 impl Aws {
@@ -65,40 +108,72 @@ impl Aws {
         }
     }
 
-    /// The text of a secret, trimmed: the whole of it, or if it is a JSON object, its `field`; and from the same object the
-    /// optional `username`. A value that was read no longer than `lifetime` ago is used again.
+    /// The GHCR token that a secret holds: the bare token, or JSON `{"token": …}`; and from the same object the optional
+    /// `username`.
     ///
     /// # Errors
     /// Names the secret, never its value.
-    pub async fn secret(
+    pub async fn ghcr_token(
         &self,
         id: &str,
-        field: &'static str,
-        lifetime: Duration,
+        freshness: Freshness,
     ) -> Result<(SecretString, Option<String>)> {
-        let mut cache = self.secret_cache.lock().await;
-        let text = match cache.get(id) {
-            Some((text, read_at)) if read_at.elapsed() < lifetime => text.clone(),
-            _ => {
-                let text = self.read_secret(id).await?;
-                cache.insert(id.to_owned(), (text.clone(), Instant::now()));
-                text
-            }
-        };
-        parse_secret(text.expose_secret(), field).map_err(|detail| Error::Aws {
-            operation: "GetSecretValue",
-            subject: id.to_owned(),
-            kind: Kind::Invalid,
-            detail,
-            advice: "store the bare text, or a JSON object with that field",
-        })
+        match self.secret_text(id, CURRENT, freshness).await? {
+            Some(text) => parse_secret(text.expose_secret(), "token"),
+            None => Err("has no current version".to_owned()),
+        }
+        .map_err(|detail| unusable_secret(id, detail))
     }
 
-    async fn read_secret(&self, id: &str) -> Result<SecretString> {
+    /// The texts that a webhook may be signed with: the secret's current version, and the previous one if there is one, since a
+    /// rotation is never at the same instant on both sides. Each is bare, or JSON `{"secret": …}`.
+    ///
+    /// # Errors
+    /// Names the secret, never its value.
+    pub async fn webhook_secrets(
+        &self,
+        id: &str,
+        freshness: Freshness,
+    ) -> Result<Vec<SecretString>> {
+        let mut secrets = Vec::new();
+        for stage in [CURRENT, PREVIOUS] {
+            if let Some(text) = self.secret_text(id, stage, freshness).await? {
+                let (secret, _) = parse_secret(text.expose_secret(), "secret")
+                    .map_err(|detail| unusable_secret(id, detail))?;
+                secrets.push(secret);
+            }
+        }
+        Ok(secrets)
+    }
+
+    /// One version of a secret, kept; `None` if there is no previous one.
+    async fn secret_text(
+        &self,
+        id: &str,
+        stage: &'static str,
+        freshness: Freshness,
+    ) -> Result<Option<SecretString>> {
+        let key = (id.to_owned(), stage);
+        let mut cache = self.secret_cache.lock().await;
+        if let Some(kept) = Kept::usable(cache.get(&key), freshness)
+            && kept.read_at.elapsed() < SECRET_LIFETIME
+        {
+            return Ok(kept.value.clone());
+        }
+        let text = match self.read_secret(id, stage).await {
+            Err(error) if error.kind() == Kind::NotFound && stage == PREVIOUS => None,
+            result => Some(result?),
+        };
+        cache.insert(key, Kept::new(text.clone(), freshness));
+        Ok(text)
+    }
+
+    async fn read_secret(&self, id: &str, stage: &str) -> Result<SecretString> {
         let output = self
             .secrets
             .get_secret_value()
             .secret_id(id)
+            .version_stage(stage)
             .send()
             .await
             .map_err(|error| {
@@ -112,33 +187,26 @@ impl Aws {
             })?;
         match output.secret_string {
             Some(text) => Ok(SecretString::from(text)),
-            None => Err(Error::Aws {
-                operation: "GetSecretValue",
-                subject: id.to_owned(),
-                kind: Kind::Invalid,
-                detail: "the secret is binary".to_owned(),
-                advice: "store it as text",
-            }),
+            None => Err(unusable_secret(id, "is binary".to_owned())),
         }
     }
 
     /// The authorization for ECR's registries in `region`, or in the function's own Region.
     ///
-    /// One that is still good is used again if it was read no longer than `lifetime` ago. One that expires soon, or is said to
-    /// have expired already (a stand-in for AWS may say so), is good for this call and asked for anew at the next.
+    /// One that expires soon, or is said to have expired already (a stand-in for AWS may say so), is good for this call and
+    /// asked for anew at the next.
     pub async fn ecr_authorization(
         &self,
         region: Option<&str>,
-        lifetime: Duration,
+        freshness: Freshness,
     ) -> Result<EcrAuthorization> {
         let own = self.region.as_ref().map(Region::as_ref);
         let region = region.or(own).unwrap_or_default();
         let mut cache = self.authorization_cache.lock().await;
-        if let Some(authorization) = cache.get(region)
-            && authorization.read_at.elapsed() < lifetime
-            && authorization.expires_at > SystemTime::now() + AUTHORIZATION_MARGIN
+        if let Some(kept) = Kept::usable(cache.get(region), freshness)
+            && kept.value.expires_at > SystemTime::now() + AUTHORIZATION_MARGIN
         {
-            return Ok(authorization.clone());
+            return Ok(kept.value.clone());
         }
         let mut request = self.ecr.get_authorization_token().customize();
         if own != Some(region) {
@@ -164,7 +232,8 @@ impl Aws {
                 detail: "an answer without a usable token".to_owned(),
                 advice: "",
             })?;
-        cache.insert(region.to_owned(), authorization.clone());
+        let kept = Kept::new(authorization.clone(), freshness);
+        cache.insert(region.to_owned(), kept);
         Ok(authorization)
     }
 }
@@ -182,8 +251,17 @@ fn authorization(data: aws_sdk_ecr::types::AuthorizationData) -> Option<EcrAutho
         username: username.to_owned(),
         password: SecretString::from(password),
         expires_at,
-        read_at: Instant::now(),
     })
+}
+
+fn unusable_secret(id: &str, detail: String) -> Error {
+    Error::Aws {
+        operation: "GetSecretValue",
+        subject: id.to_owned(),
+        kind: Kind::Invalid,
+        detail: format!("the secret {detail}"),
+        advice: "store the bare text, or a JSON object with that field",
+    }
 }
 
 fn parse_secret(

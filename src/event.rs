@@ -37,6 +37,8 @@ pub struct HttpRequest {
     pub event_name: Option<String>,
     /// `X-Hub-Signature-256`.
     pub signature: Option<String>,
+    /// `Content-Type`.
+    pub content_type: Option<String>,
     /// The body as it was sent, decoded if the gateway encoded it.
     pub body: Vec<u8>,
 }
@@ -213,6 +215,7 @@ impl HttpRequest {
         HttpRequest {
             event_name: header("x-github-event"),
             signature: header("x-hub-signature-256"),
+            content_type: header("content-type"),
             body,
         }
     }
@@ -226,7 +229,9 @@ impl HttpRequest {
             .event_name
             .as_deref()
             .ok_or_else(|| Error::Event("the header X-GitHub-Event is missing".to_owned()))?;
-        let published = match webhook::read(event_name, &self.body).map_err(Error::Event)? {
+        let payload =
+            webhook::payload(self.content_type.as_deref(), &self.body).map_err(Error::Event)?;
+        let published = match webhook::read(event_name, &payload).map_err(Error::Event)? {
             Delivery::Published(published) => published,
             Delivery::Ignored(reason) => return Ok(Request::Ignore(reason)),
         };

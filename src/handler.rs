@@ -6,7 +6,7 @@ use lambda_runtime::{Context, LambdaEvent};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 
-use crate::aws::{Aws, REFRESH_INTERVAL, SECRET_LIFETIME};
+use crate::aws::{Aws, Freshness};
 use crate::config::Settings;
 use crate::error::{Error, Result, Side};
 use crate::event::{Event, HttpRequest, Request, summary};
@@ -76,9 +76,9 @@ impl App {
     async fn check_signature(&self, request: &HttpRequest) -> Result<()> {
         let id = self.settings.webhook_secret_id.as_deref();
         let id = id.ok_or(Error::Signature)?;
-        for lifetime in [SECRET_LIFETIME, REFRESH_INTERVAL] {
-            let (secret, _) = self.aws.secret(id, "secret", lifetime).await?;
-            if webhook::is_signed(&[secret], &request.body, request.signature.as_deref()) {
+        for freshness in [Freshness::Kept, Freshness::AfterRefusal] {
+            let secrets = self.aws.webhook_secrets(id, freshness).await?;
+            if webhook::is_signed(&secrets, &request.body, request.signature.as_deref()) {
                 return Ok(());
             }
         }
@@ -115,12 +115,12 @@ impl App {
 
     /// Copies with the credentials at hand; if a registry refuses one that has meanwhile been replaced, once more with the new one.
     async fn copy_with_access(&self, job: &Job, copy: &mut Copy, tally: &Tally) -> Result<Outcome> {
-        let access = self.access(job, SECRET_LIFETIME).await?;
+        let access = self.access(job, Freshness::Kept).await?;
         let result = self.copy_once(job, &access, copy, tally).await;
         let Err(Some(side)) = result.as_ref().map_err(Error::denied_side) else {
             return result;
         };
-        let fresh = self.access(job, REFRESH_INTERVAL).await?;
+        let fresh = self.access(job, Freshness::AfterRefusal).await?;
         if access.is_same(&fresh, side) {
             return result;
         }
@@ -164,48 +164,54 @@ impl App {
         Ok(Outcome::Copied)
     }
 
-    async fn access(&self, job: &Job, lifetime: Duration) -> Result<Access> {
-        let source = async {
-            let own = job.token_secret_id.as_deref();
-            match own.or(self.settings.ghcr_token_secret_id.as_deref()) {
-                Some(id) => {
-                    let (password, username) = self.aws.secret(id, "token", lifetime).await?;
-                    let username = username.unwrap_or_else(|| "token".to_owned());
-                    Ok(Some(Credential { username, password }))
-                }
-                None => Ok(None),
-            }
-        };
-        let destination = async {
-            let host = job.destination.registry.as_deref();
-            let region = host.and_then(ecr_region);
-            // An authorization that was kept is only replaced because of a refusal when it is older than that.
-            let lifetime = if lifetime == SECRET_LIFETIME {
-                Duration::MAX
-            } else {
-                lifetime
-            };
-            let authorization = self.aws.ecr_authorization(region, lifetime).await?;
-            let registry = match (host, &self.settings.destination_registry) {
-                (Some(host), configured) => match configured {
-                    Some(configured) if configured.host() == host => configured.clone(),
-                    _ => Endpoint::parse(host).map_err(Error::Event)?,
-                },
-                (None, Some(configured)) => configured.clone(),
-                (None, None) => authorization.registry,
-            };
-            let credential = Credential {
-                username: authorization.username,
-                password: authorization.password,
-            };
-            Ok::<_, Error>((registry, credential))
-        };
-        let (source, (registry, destination)) = futures_util::try_join!(source, destination)?;
+    async fn access(&self, job: &Job, freshness: Freshness) -> Result<Access> {
+        let (source, (registry, destination)) = futures_util::try_join!(
+            self.source_credential(job, freshness),
+            self.destination_access(job, freshness),
+        )?;
         Ok(Access {
             source,
             registry,
             destination,
         })
+    }
+
+    /// The rule's token, else the general one, else none: public images are read anonymously.
+    async fn source_credential(
+        &self,
+        job: &Job,
+        freshness: Freshness,
+    ) -> Result<Option<Credential>> {
+        let own = job.token_secret_id.as_deref();
+        let Some(id) = own.or(self.settings.ghcr_token_secret_id.as_deref()) else {
+            return Ok(None);
+        };
+        let (password, username) = self.aws.ghcr_token(id, freshness).await?;
+        let username = username.unwrap_or_else(|| "token".to_owned());
+        Ok(Some(Credential { username, password }))
+    }
+
+    /// The registry that the job names, else the configured one, else the caller's own ECR.
+    async fn destination_access(
+        &self,
+        job: &Job,
+        freshness: Freshness,
+    ) -> Result<(Endpoint, Credential)> {
+        let host = job.destination.registry.as_deref();
+        let region = host.and_then(ecr_region);
+        let authorization = self.aws.ecr_authorization(region, freshness).await?;
+        let configured = self.settings.destination_registry.as_ref();
+        let registry = match (host, configured) {
+            (Some(host), Some(configured)) if configured.host() == host => configured.clone(),
+            (Some(host), _) => Endpoint::parse(host).map_err(Error::Event)?,
+            (None, Some(configured)) => configured.clone(),
+            (None, None) => authorization.registry,
+        };
+        let credential = Credential {
+            username: authorization.username,
+            password: authorization.password,
+        };
+        Ok((registry, credential))
     }
 }
 

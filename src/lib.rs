@@ -22,11 +22,11 @@
 //! | [`event`] | the trigger boundary: JSON in, reply out |
 //! | [`webhook`] | GitHub's signature and payload |
 //! | [`transfer`] | carry out a plan by streaming |
+//! | [`report`] | what happened |
 //! | [`plan`] | decide what is missing |
 //! | [`registry`] | one repository on one registry; all quirks |
 //! | [`aws`] | secrets, and the authorization for ECR |
 //! | [`config`], [`rules`] | settings, and what may be copied where |
-//! | [`report`] | what happened |
 //! | [`retry`] | the one retry |
 //! | [`job`], [`manifest`] | references and destinations; digests, descriptors, manifests |
 //! | [`error`] | one error type, classified once |
@@ -54,18 +54,22 @@ pub mod webhook;
 
 pub mod transfer;
 
+pub mod report;
+
 pub mod plan;
 
-pub mod aws;
 pub mod registry;
 
+pub mod aws;
+
 pub mod config;
+
 pub mod rules;
 
-pub mod report;
 pub mod retry;
 
 pub mod job;
+
 pub mod manifest;
 
 pub mod error;

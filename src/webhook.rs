@@ -3,6 +3,8 @@
 //! A payload is hostile input even when it is signed. It is read leniently (any field may be absent, null or of another type, as
 //! GitHub's own examples show) and then checked strictly.
 
+use std::borrow::Cow;
+
 use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -58,19 +60,41 @@ fn hexadecimal(text: &str) -> Option<Vec<u8>> {
         .collect()
 }
 
-/// Reads a delivery: the value of `X-GitHub-Event` and the body.
+/// The payload in a body: the body itself, or the one field `payload` of a form, which is what a webhook with the content type
+/// `application/x-www-form-urlencoded` sends. The signature covers the body as it is, form and all.
+///
+/// # Errors
+/// Says what is wrong with the form.
+pub fn payload<'a>(content_type: Option<&str>, body: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
+    let is_form = content_type.is_some_and(|value| {
+        value
+            .trim_start()
+            .starts_with("application/x-www-form-urlencoded")
+    });
+    if !is_form {
+        return Ok(Cow::Borrowed(body));
+    }
+    let mut payloads = url::form_urlencoded::parse(body).filter(|(name, _)| name == "payload");
+    match (payloads.next(), payloads.next()) {
+        (Some((_, payload)), None) => Ok(Cow::Owned(payload.into_owned().into_bytes())),
+        _ => Err("a form with exactly one field `payload` is wanted".to_owned()),
+    }
+}
+
+/// Reads a delivery: the value of `X-GitHub-Event` and the payload.
 ///
 /// # Errors
 /// Says what is missing or malformed in a delivery that should name an image.
-pub fn read(event_name: &str, body: &[u8]) -> Result<Delivery, String> {
+pub fn read(event_name: &str, payload: &[u8]) -> Result<Delivery, String> {
     let ignored = |reason: String| Ok(Delivery::Ignored(reason));
-    match event_name {
-        "package" | "registry_package" => {}
-        "ping" => return ignored("pong".to_owned()),
-        other => return ignored(format!("GitHub event {other:?} is not about packages")),
+    if !["package", "registry_package", "ping"].contains(&event_name) {
+        return ignored(format!("GitHub event {event_name:?} is not about packages"));
     }
-    let payload: Value =
-        serde_json::from_slice(body).map_err(|error| format!("the body is not JSON: {error}"))?;
+    let payload: Value = serde_json::from_slice(payload)
+        .map_err(|error| format!("the payload is not JSON: {error}"))?;
+    if event_name == "ping" {
+        return ignored(pong(&payload));
+    }
     match text(&payload, "/action").unwrap_or_default() {
         "published" | "updated" => {}
         other => return ignored(format!("action {other:?} is neither published nor updated")),
@@ -112,6 +136,21 @@ pub fn read(event_name: &str, body: &[u8]) -> Result<Delivery, String> {
         tag: tag.to_owned(),
         digest,
     }))
+}
+
+/// GitHub pings a webhook when it is made: the moment to say that it will never send what is waited for.
+fn pong(payload: &Value) -> String {
+    let events = payload.pointer("/hook/events").and_then(Value::as_array);
+    let sends_packages = events.is_none_or(|events| {
+        events
+            .iter()
+            .filter_map(Value::as_str)
+            .any(|event| ["package", "registry_package", "*"].contains(&event))
+    });
+    match sends_packages {
+        true => "pong".to_owned(),
+        false => "pong, but this webhook does not send package events: choose the event Packages in its settings".to_owned(),
+    }
 }
 
 /// A text that is there and not empty.
@@ -209,6 +248,26 @@ mod tests {
         assert!(!is_signed(one, b"Hello, World!\n", Some(SIGNATURE)));
         assert!(!is_signed(&[], body, Some(SIGNATURE)));
         assert!(!is_signed(&secrets(&["other"]), body, Some(SIGNATURE)));
+    }
+
+    #[test]
+    fn a_form_has_one_payload() {
+        let form = Some("application/x-www-form-urlencoded");
+        let read = |content_type, body: &str| {
+            payload(content_type, body.as_bytes()).map(|payload| payload.into_owned())
+        };
+        assert_eq!(
+            read(form, "payload=%7B%22a%22%3A1%7D"),
+            Ok(b"{\"a\":1}".to_vec())
+        );
+        assert_eq!(
+            read(Some("application/json"), "payload=1"),
+            Ok(b"payload=1".to_vec())
+        );
+        assert_eq!(read(None, "{}"), Ok(b"{}".to_vec()));
+        for body in ["", "other=1", "payload=1&payload=2"] {
+            assert!(read(form, body).is_err(), "{body}");
+        }
     }
 
     #[test]
