@@ -1,0 +1,213 @@
+//! The structure that `src/lib.rs` draws, held: imports go one way, vendor crates stay in the module that owns them, and the
+//! settings have the same names in the code, the template and the README.
+#![expect(clippy::unwrap_used, reason = "a test reads its own repository")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module and the modules of this crate that it may use.
+const IMPORTS: [(&str, &[&str]); 16] = [
+    ("main", &["aws", "config", "error", "handler"]),
+    (
+        "handler",
+        &[
+            "aws", "config", "error", "event", "job", "plan", "registry", "report", "rules",
+            "transfer", "webhook",
+        ],
+    ),
+    (
+        "event",
+        &["config", "error", "job", "manifest", "report", "webhook"],
+    ),
+    ("webhook", &["job", "manifest"]),
+    (
+        "transfer",
+        &["error", "manifest", "plan", "registry", "report", "retry"],
+    ),
+    ("plan", &["error", "job", "manifest", "registry", "retry"]),
+    ("registry", &["error", "job", "manifest", "registry"]),
+    ("aws", &["error", "job"]),
+    ("config", &["error", "job", "rules"]),
+    ("rules", &["job"]),
+    ("report", &["error", "manifest", "plan"]),
+    ("retry", &["error"]),
+    ("job", &["manifest"]),
+    ("manifest", &[]),
+    ("error", &[]),
+    ("lib", &[]),
+];
+
+/// Each vendor crate and the only modules that may name it.
+const VENDORS: [(&str, &[&str]); 10] = [
+    ("lambda_runtime", &["main", "handler", "error"]),
+    ("aws_lambda_events", &["event"]),
+    ("aws_config", &["aws"]),
+    ("aws_sdk_ecr", &["aws"]),
+    ("aws_sdk_secretsmanager", &["aws"]),
+    ("oci_client", &["event", "job", "manifest", "registry"]),
+    ("reqwest", &["main", "handler", "registry"]),
+    ("http_auth", &["registry"]),
+    ("globset", &["rules"]),
+    ("backon", &["retry"]),
+];
+
+/// Every source file with the module that it belongs to, comments and unit tests left out.
+fn sources() -> Vec<(String, PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => files.push(path),
+            }
+        }
+    }
+    let source = |path: PathBuf| {
+        let first = path.strip_prefix(&root).unwrap().iter().next().unwrap();
+        let module = first.to_str().unwrap().trim_end_matches(".rs").to_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let code = code
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"));
+        (module, path.clone(), code.collect::<Vec<_>>().join("\n"))
+    };
+    files.into_iter().map(source).collect()
+}
+
+/// The identifiers that follow `prefix`, also those in braces: `crate::{a, b::c}` gives `a` and `b`.
+fn names_after(code: &str, prefix: &str) -> BTreeSet<String> {
+    let first_name = |text: &str| -> String {
+        text.trim_start()
+            .chars()
+            .take_while(|character| character.is_alphanumeric() || *character == '_')
+            .collect()
+    };
+    let mut names = BTreeSet::new();
+    for (position, _) in code.match_indices(prefix) {
+        let rest = &code[position + prefix.len()..];
+        match rest.strip_prefix('{') {
+            Some(list) => names.extend(list.split('}').next().unwrap().split(',').map(first_name)),
+            None => _ = names.insert(first_name(rest)),
+        }
+    }
+    names.remove("");
+    names
+}
+
+#[test]
+fn imports_go_one_way() {
+    for (module, path, code) in sources() {
+        let (_, allowed) = IMPORTS
+            .iter()
+            .find(|(name, _)| *name == module)
+            .unwrap_or_else(|| panic!("{} is not in the table", path.display()));
+        let used = names_after(&code, "crate::").into_iter();
+        for name in used.chain(names_after(&code, "ghcr_to_ecr::")) {
+            assert!(
+                allowed.contains(&name.as_str()),
+                "{} uses {name}",
+                path.display()
+            );
+        }
+    }
+}
+
+/// `src/lib.rs` declares the modules in reading order, and each uses only those after it: so there is no cycle.
+#[test]
+fn modules_use_only_those_declared_after_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let map = fs::read_to_string(root.join("src/lib.rs")).unwrap();
+    let order: Vec<&str> = map
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+        .collect();
+    let position = |module: &str| order.iter().position(|name| *name == module);
+    for (module, uses) in IMPORTS {
+        for used in uses.iter().filter(|used| **used != module) {
+            assert!(position(module) < position(used), "{module} uses {used}");
+        }
+        let in_map =
+            map.contains(&format!("| [`{module}`]")) || map.contains(&format!(", [`{module}`]"));
+        assert!(
+            in_map || ["main", "lib"].contains(&module),
+            "{module} is not in the map"
+        );
+    }
+}
+
+#[test]
+fn vendor_crates_stay_where_they_belong() {
+    for (module, path, code) in sources() {
+        for (vendor, owners) in VENDORS {
+            let is_used = code.contains(&format!("{vendor}::"));
+            assert!(
+                !is_used || owners.contains(&module.as_str()),
+                "{} uses {vendor}",
+                path.display()
+            );
+        }
+        let reads_environment = code.contains("std::env") || code.contains("env::var");
+        assert!(
+            !reads_environment || module == "main",
+            "{} reads the environment",
+            path.display()
+        );
+    }
+}
+
+/// Without them the AWS SDK would bring a second, older HTTP and TLS stack into the binary.
+#[test]
+fn one_http_stack_is_linked() {
+    let lock =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).unwrap();
+    for (name, version) in [("hyper", "0.14"), ("rustls", "0.21"), ("h2", "0.3")] {
+        let entry = format!("name = \"{name}\"\nversion = \"{version}");
+        assert!(!lock.contains(&entry), "{name} {version} is in Cargo.lock");
+    }
+}
+
+/// A setting that only one of them knows is a setting that somebody will miss.
+#[test]
+fn settings_have_the_same_names_everywhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
+    let upper = |text: &str| -> BTreeSet<String> {
+        text.split(|character: char| !(character.is_ascii_uppercase() || character == '_'))
+            .filter(|word| word.len() > 4)
+            .map(str::to_owned)
+            .collect()
+    };
+    let code = read("src/config.rs");
+    let code = code.split("#[cfg(test)]").next().unwrap();
+    let supported = names_after(code, "lookup(\"")
+        .into_iter()
+        .chain(names_after(code, "endpoint(\""))
+        .collect::<BTreeSet<_>>();
+    assert!(supported.len() >= 6, "{supported:?}");
+    let (_, variables) = read("template.yaml")
+        .split_once("Variables:")
+        .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        .unwrap();
+    let variables = variables
+        .split("EventInvokeConfig")
+        .next()
+        .unwrap()
+        .to_owned();
+    let in_template: BTreeSet<String> = upper(&variables);
+    assert_eq!(
+        in_template, supported,
+        "template.yaml against src/config.rs"
+    );
+    let readme = read("README.md");
+    for name in supported {
+        assert!(
+            readme.contains(&format!("| `{name}` |")),
+            "README.md has no row for {name}"
+        );
+    }
+}

@@ -1,0 +1,41 @@
+//! Memory does not grow with the image.
+
+use support::image::{Blob, Image};
+
+use crate::scenario::{REPOSITORY, Scenario};
+
+const MIB: u64 = 1024 * 1024;
+
+/// One GiB, in one large layer and many small ones, through the real binary: peak resident memory (`VmHWM`) under 64 MiB, and at
+/// the destination one HEAD, one POST and one PUT for each blob.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gibibyte_passes_through_little_memory() {
+    let scenario = Scenario::start().await;
+    let sizes = [600, 300, 100, 8, 8, 4, 2, 1, 1].map(|size| size * MIB);
+    let layers: Vec<Blob> = (0..)
+        .zip(sizes)
+        .map(|(seed, size)| Blob::pseudorandom(seed, size))
+        .collect();
+    let image = Image::single(&layers);
+    assert_eq!(sizes.iter().sum::<u64>(), 1024 * MIB);
+    scenario.ghcr.put_image(REPOSITORY, "1", &image);
+    let report = scenario.copy("1").await;
+    assert_eq!(report["outcome"], "copied");
+    assert_eq!(report["bytes"]["copied"], image.blob_bytes());
+    scenario.assert_stored("large", "1", &image);
+    let blobs = image.blobs.len();
+    for (method, path) in [
+        ("HEAD", "/blobs/"),
+        ("POST", "/blobs/uploads/"),
+        ("PUT", "/blobs/uploads/"),
+    ] {
+        assert_eq!(
+            scenario.ecr.server.count(method, path),
+            blobs,
+            "{method} {path}"
+        );
+    }
+    let peak = scenario.function.peak_memory_bytes();
+    println!("peak memory for 1 GiB: {:.1} MiB", peak as f64 / MIB as f64);
+    assert!(peak < 64 * MIB, "{peak} bytes");
+}

@@ -1,0 +1,121 @@
+//! What the whole-invocation tests share: the deployment on loopback, its one package `acme/api`, and what it must look like after.
+
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
+
+use serde_json::{Value, json};
+use support::deployment::Deployment;
+use support::function::Outcome;
+use support::image::Blob;
+
+pub(crate) use support::image::Image;
+
+/// The real binary, as cargo built it for these tests.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_bootstrap");
+
+/// The package that the rule admits.
+pub(crate) const REPOSITORY: &str = "acme/api";
+
+/// Where the rule sends it.
+pub(crate) const DESTINATION: &str = "prod/api";
+
+/// A deployment that copies `acme/api` to `prod/api`, which exists.
+pub(crate) struct Scenario(Deployment);
+
+impl Deref for Scenario {
+    type Target = Deployment;
+
+    fn deref(&self) -> &Deployment {
+        &self.0
+    }
+}
+
+impl DerefMut for Scenario {
+    fn deref_mut(&mut self) -> &mut Deployment {
+        &mut self.0
+    }
+}
+
+impl Scenario {
+    pub(crate) async fn start() -> Scenario {
+        Scenario::start_with(&[]).await
+    }
+
+    /// With `environment` in place of the deployment's own values.
+    pub(crate) async fn start_with(environment: &[(&str, &str)]) -> Scenario {
+        let binary = Path::new(BINARY);
+        Scenario(Deployment::start_with(binary, environment).await)
+    }
+
+    /// With a small two-platform image under `tag`.
+    pub(crate) async fn with_image(tag: &str) -> Scenario {
+        let scenario = Scenario::start().await;
+        scenario.ghcr.put_image(REPOSITORY, tag, &small_image());
+        scenario
+    }
+
+    pub(crate) async fn invoke(&self, event: &Value) -> Outcome {
+        self.function.invoke(event).await
+    }
+
+    /// The report of a direct copy of `tag`, which must not be a function error.
+    pub(crate) async fn copy(&self, tag: &str) -> Value {
+        self.invoke(&direct(tag)).await.reply()
+    }
+
+    /// `errorType` and `errorMessage` of a direct copy of `tag`, which must be a function error.
+    pub(crate) async fn fail(&self, tag: &str) -> (String, String) {
+        self.invoke(&direct(tag)).await.error()
+    }
+
+    /// The destination holds `image` under `tag`, whole and byte for byte.
+    pub(crate) fn assert_stored(&self, name: &str, tag: &str, image: &Image) {
+        let repository = self.ecr.repository(DESTINATION);
+        assert_eq!(repository.tags.get(tag), Some(&image.top), "{name}");
+        assert_eq!(
+            repository.missing_from(&image.top),
+            Vec::<String>::new(),
+            "{name}"
+        );
+        for manifest in &image.manifests {
+            let stored = repository
+                .manifests
+                .get(&manifest.digest)
+                .unwrap_or_else(|| panic!("{name}: {}", manifest.digest));
+            assert_eq!(
+                (&stored.bytes, &stored.media_type),
+                (&manifest.bytes, &manifest.media_type),
+                "{name}"
+            );
+        }
+    }
+
+    /// Nothing was written under `tag`.
+    pub(crate) fn assert_untouched(&self, name: &str, tag: &str) {
+        assert_eq!(
+            self.ecr.repository(DESTINATION).tags.get(tag),
+            None,
+            "{name}"
+        );
+    }
+}
+
+/// A direct event for a tag of the package.
+pub(crate) fn direct(tag: &str) -> Value {
+    json!({"source": format!("ghcr.io/{REPOSITORY}:{tag}")})
+}
+
+/// Three different layers.
+pub(crate) fn layers() -> [Blob; 3] {
+    [
+        Blob::pseudorandom(1, 300_000),
+        Blob::pseudorandom(2, 40_000),
+        Blob::bytes("a third layer"),
+    ]
+}
+
+/// Two platforms with attestations.
+pub(crate) fn small_image() -> Image {
+    let [a, b, c] = layers();
+    Image::buildx(&[("linux/amd64", &[a.clone(), b]), ("linux/arm64", &[a, c])])
+}

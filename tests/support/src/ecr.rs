@@ -1,0 +1,378 @@
+//! Amazon ECR's registry API, `/v2`, with the refusals that set it apart from a generic registry.
+//!
+//! Statuses, codes and texts are those that AWS documents or that users of the real service have quoted. Where neither exists
+//! (missing layers or children at a manifest PUT), the JSON API's exception name stands in the message.
+//! Blobs are hashed while they stream in; beyond [`KEPT_BLOB_BYTES`] only digest and length remain.
+
+mod manifests;
+mod uploads;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::http::request::Parts;
+use serde_json::json;
+
+use crate::function::{ACCOUNT, REGION};
+use crate::http::{self, Reply, RequestBody, Server, lock};
+use crate::image::StoredManifest;
+
+/// Blobs up to this size are kept whole.
+pub const KEPT_BLOB_BYTES: u64 = 1024 * 1024;
+
+/// One private ECR registry.
+#[derive(Clone)]
+pub struct Ecr {
+    /// URL, request log and faults.
+    pub server: Server,
+    state: Arc<Mutex<State>>,
+}
+
+/// One repository as it is stored.
+#[derive(Clone, Debug, Default)]
+pub struct Repository {
+    /// Digest by tag.
+    pub tags: BTreeMap<String, String>,
+    /// By digest.
+    pub manifests: BTreeMap<String, StoredManifest>,
+    /// By digest.
+    pub blobs: BTreeMap<String, Blob>,
+    immutable: bool,
+}
+
+/// A blob that was committed under its digest.
+#[derive(Clone, Debug)]
+pub struct Blob {
+    pub length: u64,
+    /// The content, if it is no longer than [`KEPT_BLOB_BYTES`].
+    pub bytes: Option<Bytes>,
+}
+
+/// A tag as it was written, and what of the image was missing at that moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TagWrite {
+    pub repository: String,
+    pub tag: String,
+    pub digest: String,
+    /// Digests that the tag reached and the repository did not hold; any is a broken image.
+    pub missing: Vec<String>,
+}
+
+/// One upload session that received bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Upload {
+    pub repository: String,
+    pub received_bytes: u64,
+    /// The digest it was committed under; none if it broke off or was refused.
+    pub committed: Option<String>,
+}
+
+/// The form of the `Location` of an upload session. The OCI distribution specification allows all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum UploadLocation {
+    #[default]
+    Absolute,
+    Relative,
+    /// Absolute, with a query that must come back beside `digest`.
+    WithQuery,
+}
+
+#[derive(Default)]
+struct State {
+    repositories: BTreeMap<String, Repository>,
+    password: String,
+    expired_passwords: BTreeSet<String>,
+    denied: BTreeSet<String>,
+    mounting: bool,
+    upload_location: UploadLocation,
+    sessions: Vec<uploads::Session>,
+    tag_writes: Vec<TagWrite>,
+}
+
+impl Ecr {
+    /// The password at first; the user name is always `AWS`.
+    pub const PASSWORD: &str = "ecr-password";
+
+    /// A registry without repositories.
+    pub async fn start() -> Ecr {
+        let state = Arc::new(Mutex::new(State {
+            password: Ecr::PASSWORD.to_owned(),
+            ..State::default()
+        }));
+        let server = {
+            let state = state.clone();
+            Server::start(move |request| answer(request, state.clone())).await
+        };
+        Ecr { server, state }
+    }
+
+    /// Creates a repository whose tags may move.
+    pub fn create_repository(&self, name: &str) {
+        self.state()
+            .repositories
+            .entry(name.to_owned())
+            .or_default();
+    }
+
+    /// Creates a repository whose tags never move, or makes an existing one so.
+    pub fn create_immutable_repository(&self, name: &str) {
+        self.state()
+            .repositories
+            .entry(name.to_owned())
+            .or_default()
+            .immutable = true;
+    }
+
+    /// A copy of a repository's present state.
+    pub fn repository(&self, name: &str) -> Repository {
+        let repository = self.state().repositories.get(name).cloned();
+        repository.unwrap_or_else(|| panic!("repository {name} was not created"))
+    }
+
+    /// Every tag write so far, oldest first.
+    pub fn tag_writes(&self) -> Vec<TagWrite> {
+        self.state().tag_writes.clone()
+    }
+
+    /// Every upload session that received bytes, in the order in which they were opened.
+    pub fn uploads(&self) -> Vec<Upload> {
+        self.state()
+            .sessions
+            .iter()
+            .map(|session| session.upload.clone())
+            .filter(|it| it.received_bytes > 0)
+            .collect()
+    }
+
+    /// Deletes a blob, as ECR may do with one that no image references.
+    pub fn delete_blob(&self, repository: &str, digest: &str) {
+        self.change(repository, |it| it.blobs.remove(digest).map(drop));
+    }
+
+    /// Deletes a manifest and the tags on it.
+    pub fn delete_manifest(&self, repository: &str, digest: &str) {
+        self.change(repository, |it| {
+            it.tags.retain(|_, tagged| tagged != digest);
+            it.manifests.remove(digest).map(drop)
+        });
+    }
+
+    /// Deletes a tag; its manifest stays.
+    pub fn delete_tag(&self, repository: &str, tag: &str) {
+        self.change(repository, |it| it.tags.remove(tag).map(drop));
+    }
+
+    fn change(&self, repository: &str, change: impl FnOnce(&mut Repository) -> Option<()>) {
+        let mut state = self.state();
+        let found = state.repositories.get_mut(repository).and_then(change);
+        found.unwrap_or_else(|| panic!("nothing there to delete in {repository}"));
+    }
+
+    /// From now on `password` is the good one, and the one before it has expired.
+    pub fn renew_password(&self, password: &str) {
+        let mut state = self.state();
+        let expired = std::mem::replace(&mut state.password, password.to_owned());
+        state.expired_passwords.insert(expired);
+    }
+
+    /// From now on the caller lacks the permission for `action`, such as `PutImage` or `InitiateLayerUpload`.
+    pub fn deny(&self, action: &str) {
+        self.state().denied.insert(action.to_owned());
+    }
+
+    /// Whether the account has blob mounting on (`BLOB_MOUNTING`); off at first, as in a real account.
+    pub fn set_blob_mounting(&self, enabled: bool) {
+        self.state().mounting = enabled;
+    }
+
+    /// See [`UploadLocation`].
+    pub fn set_upload_location(&self, form: UploadLocation) {
+        self.state().upload_location = form;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+/// What a path below `/v2/` addresses.
+enum Endpoint<'a> {
+    Base,
+    Uploads,
+    Upload(&'a str),
+    Blob(&'a str),
+    Manifest(&'a str),
+    Tags,
+}
+
+fn endpoint(path: &str) -> Option<(&str, Endpoint<'_>)> {
+    let path = path.strip_prefix("/v2/")?;
+    if path.is_empty() {
+        return Some(("", Endpoint::Base));
+    }
+    if let Some((name, session)) = path.split_once("/blobs/uploads/") {
+        return Some((
+            name,
+            if session.is_empty() {
+                Endpoint::Uploads
+            } else {
+                Endpoint::Upload(session)
+            },
+        ));
+    }
+    let (rest, last) = path.rsplit_once('/')?;
+    let (name, kind) = rest.rsplit_once('/')?;
+    let endpoint = match (kind, last) {
+        ("blobs", digest) => Endpoint::Blob(digest),
+        ("manifests", reference) => Endpoint::Manifest(reference),
+        ("tags", "list") => Endpoint::Tags,
+        _ => return None,
+    };
+    Some((name, endpoint))
+}
+
+/// The IAM actions behind a request (ECR user guide, "IAM permissions for pushing an image").
+fn actions(method: &str, endpoint: &Endpoint<'_>) -> &'static [&'static str] {
+    match (method, endpoint) {
+        ("POST", Endpoint::Uploads) => &["InitiateLayerUpload"],
+        ("PATCH", Endpoint::Upload(_)) => &["UploadLayerPart"],
+        ("PUT", Endpoint::Upload(_)) => &["UploadLayerPart", "CompleteLayerUpload"],
+        ("HEAD", Endpoint::Blob(_)) => &["BatchCheckLayerAvailability"],
+        ("PUT", Endpoint::Manifest(_)) => &["PutImage"],
+        ("GET" | "HEAD", Endpoint::Manifest(_)) => &["BatchGetImage"],
+        ("GET", Endpoint::Tags) => &["ListImages"],
+        _ => &[],
+    }
+}
+
+/// An answer instead of what was asked for. Boxed, as an answer is large.
+type Refusal = Box<Reply>;
+
+async fn answer(request: hyper::Request<RequestBody>, state: Arc<Mutex<State>>) -> Reply {
+    let (head, body) = request.into_parts();
+    let method = head.method.as_str();
+    let refused = admit(&head, &lock(&state)).err();
+    if let Some(refusal) = refused {
+        return after(body, *refusal).await;
+    }
+    let (name, endpoint) = endpoint(head.uri.path()).expect("an admitted path");
+    match (method, endpoint) {
+        ("GET", Endpoint::Base) => http::reply(200, &[], ""),
+        ("POST", Endpoint::Uploads) => uploads::open(&head, name, &mut lock(&state)),
+        ("PATCH", Endpoint::Upload(session)) => {
+            uploads::receive_part(&head, body, name, session, &state).await
+        }
+        ("PUT", Endpoint::Upload(session)) => {
+            uploads::receive_last(&head, body, name, session, &state).await
+        }
+        // Known of the real service: the state of an upload can't be asked for, even while it is open.
+        ("GET", Endpoint::Upload(_)) => {
+            http::oci_error(404, "BLOB_UPLOAD_UNKNOWN", "Upload not found")
+        }
+        ("HEAD", Endpoint::Blob(digest)) => match lock(&state).repositories[name].blobs.get(digest)
+        {
+            Some(blob) => http::reply(
+                200,
+                &[
+                    ("content-length", blob.length.to_string()),
+                    ("docker-content-digest", digest.to_owned()),
+                ],
+                "",
+            ),
+            None => http::oci_error(404, "BLOB_UNKNOWN", "The requested layer was not found"),
+        },
+        ("GET" | "HEAD", Endpoint::Manifest(reference)) => {
+            manifests::get(&head, name, reference, &lock(&state))
+        }
+        ("PUT", Endpoint::Manifest(reference)) => match body.bytes().await {
+            Ok(bytes) => manifests::put(&head, bytes, name, reference, &mut lock(&state))
+                .unwrap_or_else(|refusal| *refusal),
+            Err(_) => http::oci_error(400, "MANIFEST_INVALID", "the request broke off"),
+        },
+        ("GET", Endpoint::Tags) => {
+            let tags: Vec<String> = lock(&state).repositories[name]
+                .tags
+                .keys()
+                .cloned()
+                .collect();
+            http::json(200, &json!({"name": name, "tags": tags}))
+        }
+        _ => after(body, unsupported("The operation is unsupported")).await,
+    }
+}
+
+/// Credentials, the path, the repository and the permission, in this order.
+fn admit(head: &Parts, state: &State) -> Result<(), Refusal> {
+    let challenge = || {
+        let challenge = format!(
+            "Basic realm=\"https://{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/\",service=\"ecr.amazonaws.com\""
+        );
+        Box::new(http::reply(
+            401,
+            &[("www-authenticate", challenge)],
+            "Not Authorized\n",
+        ))
+    };
+    let credential = head
+        .headers
+        .get("authorization")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let credential = credential
+        .strip_prefix("Basic ")
+        .and_then(|text| STANDARD.decode(text).ok());
+    let credential = credential
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(challenge)?;
+    let password = credential.strip_prefix("AWS:").ok_or_else(challenge)?;
+    if state.expired_passwords.contains(password) {
+        let message = "Your authorization token has expired. Reauthenticate and try again.";
+        return Err(Box::new(http::oci_error(403, "DENIED", message)));
+    }
+    if password != state.password {
+        return Err(challenge());
+    }
+
+    let Some((name, endpoint)) = endpoint(head.uri.path()) else {
+        return Err(Box::new(http::reply(404, &[], "404 page not found\n")));
+    };
+    for action in actions(head.method.as_str(), &endpoint) {
+        if state.denied.contains(*action) {
+            let message = format!(
+                "User: arn:aws:sts::{ACCOUNT}:assumed-role/ghcr-to-ecr/ghcr-to-ecr is not authorized to perform: ecr:{action} \
+                 on resource: arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{name} because no identity-based policy allows the ecr:{action} action"
+            );
+            return Err(Box::new(http::oci_error(403, "DENIED", &message)));
+        }
+    }
+    if !matches!(endpoint, Endpoint::Base) && !state.repositories.contains_key(name) {
+        let message = format!(
+            "The repository with name '{name}' does not exist in the registry with id '{ACCOUNT}'"
+        );
+        return Err(Box::new(http::oci_error(404, "NAME_UNKNOWN", &message)));
+    }
+    Ok(())
+}
+
+/// A refusal given once the body has been thrown away: a client that is still sending might not see it.
+async fn after(mut body: RequestBody, refusal: Reply) -> Reply {
+    while let Some(Ok(_)) = body.frame().await {}
+    refusal
+}
+
+fn unsupported(message: &str) -> Reply {
+    http::oci_error(405, "UNSUPPORTED", message)
+}
+
+fn is_digest(text: &str) -> bool {
+    let lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    text.strip_prefix("sha256:")
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(lower_hex))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! Manifests: what a PUT has to fulfil, and reading back.
+
+use bytes::Bytes;
+use hyper::http::request::Parts;
+use serde_json::Value;
+
+use super::{Refusal, Repository, State, TagWrite, is_digest, unsupported};
+use crate::http::{self, Reply};
+use crate::image::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, StoredManifest};
+
+/// The largest manifest that ECR takes (service model of `PutImage`).
+pub(super) const MANIFEST_LIMIT_BYTES: usize = 4_194_304;
+
+/// A manifest by tag or digest. The real service translates between OCI and Docker when `Accept` lacks the stored type, which
+/// changes the digest; here that is refused, since a client that compares digests must never let it happen.
+pub(super) fn get(head: &Parts, name: &str, reference: &str, state: &State) -> Reply {
+    let repository = &state.repositories[name];
+    let digest = repository
+        .tags
+        .get(reference)
+        .map_or(reference, String::as_str);
+    let Some(manifest) = repository.manifests.get(digest) else {
+        return http::oci_error(404, "MANIFEST_UNKNOWN", "Requested image not found");
+    };
+    let accepted = head
+        .headers
+        .get_all("accept")
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let listed = accepted
+        .flat_map(|value| value.split(','))
+        .any(|it| it.trim() == manifest.media_type);
+    if !listed && !is_digest(reference) {
+        let message = format!(
+            "Accept does not list {}, and this server translates nothing",
+            manifest.media_type
+        );
+        return http::oci_error(404, "MANIFEST_UNKNOWN", &message);
+    }
+    let headers = [
+        ("content-type", manifest.media_type.clone()),
+        ("docker-content-digest", digest.to_owned()),
+    ];
+    http::reply(200, &headers, manifest.bytes.clone())
+}
+
+const IMAGE_MEDIA_TYPES: [&str; 2] = [OCI_MANIFEST, DOCKER_MANIFEST];
+const INDEX_MEDIA_TYPES: [&str; 2] = [OCI_INDEX, DOCKER_LIST];
+
+/// Stores a manifest that ECR would take.
+pub(super) fn put(
+    head: &Parts,
+    bytes: Bytes,
+    name: &str,
+    reference: &str,
+    state: &mut State,
+) -> Result<Reply, Refusal> {
+    let constraint = |reason: &str| {
+        Box::new(unsupported(&format!(
+            "Invalid parameter at 'ImageManifest' failed to satisfy constraint: '{reason}'"
+        )))
+    };
+    if bytes.len() > MANIFEST_LIMIT_BYTES {
+        return Err(constraint(
+            "Member must have length less than or equal to 4194304",
+        ));
+    }
+    let value: Value =
+        serde_json::from_slice(&bytes).map_err(|_| constraint("Invalid JSON syntax"))?;
+    let media_type = head
+        .headers
+        .get("content-type")
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let is_image = IMAGE_MEDIA_TYPES.contains(&media_type);
+    if !is_image && !INDEX_MEDIA_TYPES.contains(&media_type) {
+        return Err(constraint("Unsupported media type"));
+    }
+    if value["mediaType"]
+        .as_str()
+        .is_some_and(|own| own != media_type)
+    {
+        return Err(constraint(
+            "The media type of the manifest and of the request differ",
+        ));
+    }
+    // Seen with `artifactType: application/vnd.dev.sigstore.bundle+json;version=0.2` (aws/containers-roadmap, issue 2306).
+    if media_types(&value).any(|it| it.contains(';')) {
+        return Err(constraint("Invalid media type"));
+    }
+    let manifest = StoredManifest::new(media_type, bytes);
+    let digest = manifest.digest.clone();
+    let by_digest = reference.contains(':');
+    if by_digest && reference != digest {
+        let message = "ImageDigestDoesNotMatchException: the specified image digest does not match the computed digest";
+        return Err(Box::new(http::oci_error(400, "DIGEST_INVALID", message)));
+    }
+
+    let repository = state
+        .repositories
+        .get_mut(name)
+        .expect("an admitted repository");
+    if is_image && value["layers"].as_array().is_none_or(Vec::is_empty) {
+        return Err(constraint("Image has to have at least 1 layer"));
+    }
+    let missing: Vec<String> = references(&manifest)
+        .filter(|it| !repository.holds(it, is_image))
+        .collect();
+    if !missing.is_empty() {
+        let exception = if is_image {
+            "LayersNotFoundException"
+        } else {
+            "ReferencedImagesNotFoundException"
+        };
+        let message = format!(
+            "{exception}: {} do not exist in '{name}'",
+            missing.join(", ")
+        );
+        return Err(Box::new(http::oci_error(
+            400,
+            "MANIFEST_BLOB_UNKNOWN",
+            &message,
+        )));
+    }
+    if !by_digest && repository.immutable && repository.tags.contains_key(reference) {
+        let message = format!(
+            "The image tag '{reference}' already exists in the '{name}' repository and cannot be overwritten because the repository is immutable."
+        );
+        return Err(Box::new(http::oci_error(400, "TAG_INVALID", &message)));
+    }
+
+    repository.manifests.insert(digest.clone(), manifest);
+    if !by_digest {
+        repository.tags.insert(reference.to_owned(), digest.clone());
+        let missing = repository.missing_from(&digest);
+        let (repository, tag) = (name.to_owned(), reference.to_owned());
+        state.tag_writes.push(TagWrite {
+            repository,
+            tag,
+            digest: digest.clone(),
+            missing,
+        });
+    }
+    // No Location: the real service sends none here, although the specification asks for it.
+    let mut headers = vec![("docker-content-digest", digest)];
+    if let Some(subject) = value["subject"]["digest"].as_str() {
+        headers.push(("oci-subject", subject.to_owned()));
+    }
+    Ok(http::reply(201, &headers, ""))
+}
+
+impl Repository {
+    fn holds(&self, digest: &str, blob: bool) -> bool {
+        if blob {
+            self.blobs.contains_key(digest)
+        } else {
+            self.manifests.contains_key(digest)
+        }
+    }
+
+    /// Everything that `digest` reaches, itself included, and that is not here. Empty: the image is whole.
+    pub fn missing_from(&self, digest: &str) -> Vec<String> {
+        let Some(manifest) = self.manifests.get(digest) else {
+            return vec![digest.to_owned()];
+        };
+        if IMAGE_MEDIA_TYPES.contains(&manifest.media_type.as_str()) {
+            return references(manifest)
+                .filter(|it| !self.blobs.contains_key(it))
+                .collect();
+        }
+        references(manifest)
+            .flat_map(|child| self.missing_from(&child))
+            .collect()
+    }
+}
+
+/// Digests that a manifest needs beside it: config and layers, or child manifests. Layers that may live elsewhere (`urls`) and
+/// the subject, which may come later, are left out.
+pub(super) fn references(manifest: &StoredManifest) -> impl Iterator<Item = String> + use<> {
+    let value: Value = serde_json::from_slice(&manifest.bytes).unwrap_or_default();
+    let list = |name: &str| value[name].as_array().cloned().unwrap_or_default();
+    let descriptors = [
+        vec![value["config"].clone()],
+        list("layers"),
+        list("manifests"),
+    ]
+    .concat();
+    let here = |descriptor: &Value| descriptor["urls"].as_array().is_none_or(Vec::is_empty);
+    descriptors
+        .into_iter()
+        .filter(here)
+        .filter_map(|descriptor| Some(descriptor["digest"].as_str()?.to_owned()))
+}
+
+/// Every media type written in a manifest, wherever it stands.
+fn media_types(value: &Value) -> Box<dyn Iterator<Item = &str> + '_> {
+    match value {
+        Value::Object(fields) => Box::new(fields.iter().flat_map(|(name, value)| match value {
+            Value::String(text) if name == "mediaType" || name == "artifactType" => {
+                Box::new(std::iter::once(text.as_str())) as Box<dyn Iterator<Item = &str>>
+            }
+            other => media_types(other),
+        })),
+        Value::Array(items) => Box::new(items.iter().flat_map(media_types)),
+        _ => Box::new(std::iter::empty()),
+    }
+}

@@ -1,0 +1,538 @@
+//! The driver: the real function binary under a local Lambda Runtime API.
+//!
+//! The interface is the one Lambda gives to a custom runtime, version 2018-06-01
+//! (AWS Lambda developer guide, "Using the Lambda runtime API for custom runtimes"):
+//! the process asks for an event with a request that stays open until there is one, and posts its reply or its error.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::http::{self, Reply, RequestBody, Server, lock};
+
+/// The Region and account that the driver and the AWS server pretend to be in.
+pub const REGION: &str = "eu-west-3";
+/// See [`REGION`].
+pub const ACCOUNT: &str = "123456789012";
+
+const NAME: &str = "ghcr-to-ecr";
+const MEMORY_MEGABYTES: &str = "512";
+const RUNTIME_PATH: &str = "/2018-06-01/runtime/";
+
+/// The time an invocation gets when a test names none. Lambda allows up to 900 s; a hang should be seen sooner.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// How an invocation ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// The function answered.
+    Reply(Value),
+    /// The function reported an error: what Lambda shows as `errorType` and `errorMessage`.
+    Error { error_type: String, message: String },
+    /// The process ended without an answer; `log` is all it had printed.
+    Exited { status: ExitStatus, log: String },
+    /// The deadline passed without an answer, and the process was killed, as Lambda does.
+    TimedOut { log: String },
+}
+
+impl Outcome {
+    /// The reply. Panics with the whole outcome, log included, when it is another one.
+    pub fn reply(self) -> Value {
+        match self {
+            Outcome::Reply(reply) => reply,
+            Outcome::Exited { status, log } => {
+                panic!("expected a reply, but the function ended ({status}):\n{log}")
+            }
+            other => panic!("expected a reply, got {other:?}"),
+        }
+    }
+
+    /// Type and message of a reported error. Panics with the whole outcome when it is another one.
+    pub fn error(self) -> (String, String) {
+        match self {
+            Outcome::Error {
+                error_type,
+                message,
+            } => (error_type, message),
+            Outcome::Exited { status, log } => {
+                panic!("expected an error, but the function ended ({status}):\n{log}")
+            }
+            other => panic!("expected an error, got {other:?}"),
+        }
+    }
+}
+
+/// A running function: one process, one invocation at a time, killed when this is dropped.
+pub struct Function {
+    runtime: Server,
+    events: mpsc::UnboundedSender<Event>,
+    state: Arc<Mutex<State>>,
+    invocations: AtomicU64,
+    /// Lambda gives an execution environment one event at a time.
+    turn: tokio::sync::Mutex<()>,
+    process_id: u32,
+    kill: mpsc::UnboundedSender<()>,
+    exit: watch::Receiver<Option<ExitStatus>>,
+    log: File,
+}
+
+struct Event {
+    request_id: String,
+    deadline: SystemTime,
+    body: Bytes,
+}
+
+/// What the process is expected to tell, and what it has told.
+#[derive(Default)]
+struct State {
+    invocations: HashMap<String, oneshot::Sender<Outcome>>,
+    initialization_error: Option<Value>,
+}
+
+impl Function {
+    /// Starts `binary` with `environment` and nothing else but what Lambda itself sets; `environment` wins.
+    ///
+    /// Does not wait until the process is ready: one that fails to start is seen by [`Function::invoke`].
+    pub async fn start(binary: &Path, environment: &[(&str, &str)]) -> Function {
+        Function::spawn(Command::new(binary), environment).await
+    }
+
+    async fn spawn(mut command: Command, environment: &[(&str, &str)]) -> Function {
+        let (events, queue) = mpsc::unbounded_channel();
+        let queue = Arc::new(tokio::sync::Mutex::new(queue));
+        let state = Arc::new(Mutex::new(State::default()));
+        let runtime = {
+            let state = state.clone();
+            Server::start(move |request| answer(request, queue.clone(), state.clone())).await
+        };
+
+        let log = anonymous_file();
+        let output = || Stdio::from(log.try_clone().expect("duplicate the log's descriptor"));
+        let child = command
+            .env_clear()
+            .env("AWS_LAMBDA_RUNTIME_API", runtime.host())
+            .env("AWS_LAMBDA_FUNCTION_NAME", NAME)
+            .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
+            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", MEMORY_MEGABYTES)
+            .env("AWS_REGION", REGION)
+            .env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+            .env(
+                "AWS_SECRET_ACCESS_KEY",
+                "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            )
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(output())
+            .stderr(output())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
+
+        let process_id = child
+            .id()
+            .expect("a process that was not waited for has an id");
+        let (kill, killed) = mpsc::unbounded_channel();
+        let (exited, exit) = watch::channel(None);
+        tokio::spawn(supervise(child, killed, exited));
+
+        Function {
+            runtime,
+            events,
+            state,
+            invocations: AtomicU64::new(0),
+            turn: tokio::sync::Mutex::new(()),
+            process_id,
+            kill,
+            exit,
+            log,
+        }
+    }
+
+    /// Sends one event and waits for what becomes of it.
+    pub async fn invoke(&self, event: &Value) -> Outcome {
+        self.invoke_with_deadline(event, DEADLINE).await
+    }
+
+    /// As [`Function::invoke`], with `remaining` until the moment at which Lambda would kill the function.
+    pub async fn invoke_with_deadline(&self, event: &Value, remaining: Duration) -> Outcome {
+        let _turn = self.turn.lock().await;
+        let request_id = format!(
+            "00000000-0000-4000-8000-{:012}",
+            self.invocations.fetch_add(1, Ordering::Relaxed)
+        );
+        let (sender, answer) = oneshot::channel();
+        lock(&self.state)
+            .invocations
+            .insert(request_id.clone(), sender);
+        let deadline = SystemTime::now() + remaining;
+        let body = Bytes::from(event.to_string());
+        // A refused send means that the server is gone, which the wait below reports.
+        let _ = self.events.send(Event {
+            request_id,
+            deadline,
+            body,
+        });
+
+        tokio::select! {
+            // An answer counts even if the process has ended since.
+            biased;
+            Ok(outcome) = answer => outcome,
+            status = self.exited() => Outcome::Exited { status, log: self.log() },
+            () = tokio::time::sleep(remaining) => {
+                self.kill().await;
+                Outcome::TimedOut { log: self.log() }
+            }
+        }
+    }
+
+    /// Resolves when the process first asks for an event; false if it ended before that.
+    pub async fn ready(&self) -> bool {
+        tokio::select! {
+            biased;
+            () = self.runtime.wait_for("GET", "/runtime/invocation/next") => true,
+            _ = self.exited() => false,
+        }
+    }
+
+    /// What the process reported through the Runtime API as the reason why it can't start (`errorType`, `errorMessage`).
+    pub fn initialization_error(&self) -> Option<Value> {
+        lock(&self.state).initialization_error.clone()
+    }
+
+    /// All that the process has printed, on both streams, in the order in which it wrote it.
+    pub fn log(&self) -> String {
+        let length = self.log.metadata().expect("size of the log").len();
+        let mut bytes = vec![0; length as usize];
+        self.log.read_exact_at(&mut bytes, 0).expect("read the log");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The most memory the process has held so far (`VmHWM`, proc(5)). It must be running.
+    pub fn peak_memory_bytes(&self) -> u64 {
+        let status = self.process_file("status");
+        let kibibytes = status
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("VmHWM:")?
+                    .trim()
+                    .strip_suffix("kB")?
+                    .trim()
+                    .parse::<u64>()
+                    .ok()
+            })
+            .expect("VmHWM in /proc/<pid>/status: is the process running?");
+        kibibytes * 1024
+    }
+
+    /// Processor time so far, user and system, of all threads (fields 14 and 15 of `/proc/<pid>/stat`, proc(5)),
+    /// in steps of 10 ms. The process must be running.
+    pub fn cpu_time(&self) -> Duration {
+        const MILLISECONDS_PER_TICK: u64 = 10;
+        let stat = self.process_file("stat");
+        // Field 2 is the program's name in parentheses, which may itself hold spaces.
+        let (_, after_name) = stat
+            .rsplit_once(')')
+            .expect("a program name in /proc/<pid>/stat");
+        let ticks: u64 = after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().expect("a number of ticks"))
+            .sum();
+        Duration::from_millis(ticks * MILLISECONDS_PER_TICK)
+    }
+
+    /// Kills the process at once (SIGKILL), and waits until it is gone.
+    pub async fn kill(&self) -> ExitStatus {
+        // A refused send means that the process has ended already.
+        let _ = self.kill.send(());
+        self.exited().await
+    }
+
+    async fn exited(&self) -> ExitStatus {
+        let mut exit = self.exit.clone();
+        exit.wait_for(Option::is_some)
+            .await
+            .expect("the process is watched")
+            .expect("waited for an exit status")
+    }
+
+    fn process_file(&self, name: &str) -> String {
+        let path = format!("/proc/{}/{name}", self.process_id);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("read {path}: {error}"))
+    }
+}
+
+async fn supervise(
+    mut child: Child,
+    mut killed: mpsc::UnboundedReceiver<()>,
+    exited: watch::Sender<Option<ExitStatus>>,
+) {
+    let status = tokio::select! {
+        status = child.wait() => status,
+        // None: the `Function` was dropped, so nobody can use the process any more.
+        _ = killed.recv() => {
+            child.start_kill().expect("kill the function");
+            child.wait().await
+        }
+    };
+    // Nobody may be listening any more.
+    let _ = exited.send(Some(status.expect("wait for the function")));
+}
+
+/// One request of the process to the Runtime API.
+async fn answer(
+    request: hyper::Request<RequestBody>,
+    queue: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>>,
+    state: Arc<Mutex<State>>,
+) -> Reply {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let Some(operation) = path.strip_prefix(RUNTIME_PATH) else {
+        return http::reply(404, &[], format!("the Runtime API has no {path}"));
+    };
+    let steps: Vec<&str> = operation.split('/').collect();
+    let accepted = || http::json(202, &json!({"status": "OK"}));
+
+    match (method.as_str(), steps.as_slice()) {
+        ("GET", ["invocation", "next"]) => match queue.lock().await.recv().await {
+            Some(event) => offer(event),
+            None => http::reply(410, &[], "the function is being shut down"),
+        },
+        ("POST", ["init", "error"]) => {
+            let error = answer_body(request).await;
+            lock(&state).initialization_error = Some(error);
+            accepted()
+        }
+        ("POST", ["invocation", request_id, kind @ ("response" | "error")]) => {
+            let value = answer_body(request).await;
+            let Some(waiting) = lock(&state).invocations.remove(*request_id) else {
+                return http::json(
+                    400,
+                    &json!({"errorType": "InvalidRequestID", "errorMessage": format!("no invocation {request_id} is open")}),
+                );
+            };
+            // The invocation may have been given up.
+            let _ = waiting.send(match *kind {
+                "response" => Outcome::Reply(value),
+                _ => Outcome::Error {
+                    error_type: value["errorType"].as_str().unwrap_or_default().to_owned(),
+                    message: value["errorMessage"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .to_owned(),
+                },
+            });
+            accepted()
+        }
+        _ => http::reply(404, &[], format!("the Runtime API has no {method} {path}")),
+    }
+}
+
+/// JSON, or as a string whatever else it is.
+async fn answer_body(request: hyper::Request<RequestBody>) -> Value {
+    let body = request
+        .into_body()
+        .bytes()
+        .await
+        .expect("the function's answer");
+    serde_json::from_slice(&body)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into_owned()))
+}
+
+fn offer(event: Event) -> Reply {
+    let deadline = event
+        .deadline
+        .duration_since(UNIX_EPOCH)
+        .expect("a time after 1970")
+        .as_millis();
+    http::reply(
+        200,
+        &[
+            ("content-type", "application/json".to_owned()),
+            ("lambda-runtime-aws-request-id", event.request_id),
+            ("lambda-runtime-deadline-ms", deadline.to_string()),
+            (
+                "lambda-runtime-invoked-function-arn",
+                format!("arn:aws:lambda:{REGION}:{ACCOUNT}:function:{NAME}"),
+            ),
+            (
+                "lambda-runtime-trace-id",
+                "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=0".to_owned(),
+            ),
+        ],
+        event.body,
+    )
+}
+
+/// A file without a name, opened for appending: two descriptors of it interleave whole writes,
+/// and what was written is readable the moment the write returns, which a pipe would not give.
+fn anonymous_file() -> File {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = format!(
+        "function-log-{}-{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    );
+    let path = std::env::temp_dir().join(name);
+    let file = OpenOptions::new()
+        .create_new(true)
+        .read(true)
+        .append(true)
+        .open(&path);
+    let file = file.unwrap_or_else(|error| panic!("create {}: {error}", path.display()));
+    std::fs::remove_file(&path).expect("remove the log's name");
+    file
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+    use crate::http::client::{get, header, send};
+
+    /// A process that does nothing, so that the test itself can speak to the Runtime API in its place.
+    async fn idle() -> Function {
+        let mut command = Command::new("/bin/sleep");
+        command.arg("1000");
+        Function::spawn(command, &[]).await
+    }
+
+    async fn next(function: &Function) -> hyper::Response<Bytes> {
+        get(&url(function, "invocation/next"), &[]).await
+    }
+
+    fn url(function: &Function, path: &str) -> String {
+        format!("{}{RUNTIME_PATH}{path}", function.runtime.url())
+    }
+
+    /// Takes the next event and answers it on `kind`; returns the event and the status of the answer.
+    async fn work(function: &Function, kind: &str, answer: &'static str) -> (Bytes, u16) {
+        let event = next(function).await;
+        let request_id = header(&event, "lambda-runtime-aws-request-id");
+        let url = url(function, &format!("invocation/{request_id}/{kind}"));
+        let accepted = send("POST", &url, &[], answer).await.unwrap();
+        assert_eq!(
+            send("POST", &url, &[], answer).await.unwrap().status(),
+            400,
+            "one answer is enough"
+        );
+        (event.into_body(), accepted.status().as_u16())
+    }
+
+    #[tokio::test]
+    async fn an_event_goes_out_and_its_answer_comes_back() {
+        let function = idle().await;
+        let event = json!({"source": "ghcr.io/acme/api:1"});
+        let (outcome, (body, status)) =
+            tokio::join!(function.invoke(&event), work(&function, "response", "[1]"));
+        assert_eq!(
+            (outcome, body, status),
+            (
+                Outcome::Reply(json!([1])),
+                Bytes::from(event.to_string()),
+                202
+            )
+        );
+
+        let error = r#"{"errorType": "Denied", "errorMessage": "no", "stackTrace": []}"#;
+        let (outcome, _) = tokio::join!(function.invoke(&event), work(&function, "error", error));
+        assert_eq!(outcome.error(), ("Denied".to_owned(), "no".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn an_event_carries_what_lambda_tells() {
+        let function = idle().await;
+        let remaining = Duration::from_secs(900);
+        let before = SystemTime::now() + remaining;
+        let look = async {
+            let event = next(&function).await;
+            let deadline: u64 = header(&event, "lambda-runtime-deadline-ms")
+                .parse()
+                .unwrap();
+            assert!(UNIX_EPOCH + Duration::from_millis(deadline + 1) >= before);
+            assert!(
+                header(&event, "lambda-runtime-invoked-function-arn")
+                    .starts_with("arn:aws:lambda:eu-west-3:")
+            );
+            assert!(header(&event, "lambda-runtime-trace-id").starts_with("Root="));
+            function.kill().await
+        };
+        let (outcome, status) =
+            tokio::join!(function.invoke_with_deadline(&Value::Null, remaining), look);
+        assert_eq!(status.signal(), Some(9));
+        assert_eq!(
+            outcome,
+            Outcome::Exited {
+                status,
+                log: String::new()
+            }
+        );
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_at_once_is_told_from_one_that_hangs() {
+        let function = Function::start(
+            Path::new("/usr/bin/env"),
+            &[("RULES", "[]"), ("AWS_REGION", "eu-west-1")],
+        )
+        .await;
+        let Outcome::Exited { status, log } = function.invoke(&Value::Null).await else {
+            panic!("env ends")
+        };
+        assert!(status.success() && !function.ready().await);
+        assert!(
+            log.contains("RULES=[]\n") && log.contains("AWS_REGION=eu-west-1\n"),
+            "{log}"
+        );
+        let lambdas = |line: &str| line.starts_with("AWS_") || line.starts_with("RULES=");
+        assert!(
+            log.lines().all(lambdas),
+            "nothing of this process's own environment: {log}"
+        );
+    }
+
+    #[tokio::test]
+    async fn the_deadline_ends_the_process() {
+        let function = idle().await;
+        let outcome = function
+            .invoke_with_deadline(&Value::Null, Duration::ZERO)
+            .await;
+        assert_eq!(outcome, Outcome::TimedOut { log: String::new() });
+        assert!(matches!(
+            function.invoke(&Value::Null).await,
+            Outcome::Exited { .. }
+        ));
+    }
+
+    #[tokio::test]
+    async fn the_reason_for_not_starting_is_kept() {
+        let function = idle().await;
+        assert!(function.peak_memory_bytes() > 0 && function.initialization_error().is_none());
+        let reason = r#"{"errorType": "Invalid", "errorMessage": "`RULES` is missing"}"#;
+        assert_eq!(
+            send("POST", &url(&function, "init/error"), &[], reason)
+                .await
+                .unwrap()
+                .status(),
+            202
+        );
+        assert_eq!(
+            function.initialization_error().unwrap()["errorType"],
+            "Invalid"
+        );
+        assert_eq!(get(&url(&function, "elsewhere"), &[]).await.status(), 404);
+    }
+}

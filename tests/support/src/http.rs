@@ -1,0 +1,515 @@
+//! The server that every stand-in is built on: it logs each request and plays scripted faults.
+//!
+//! A handler answers as the service does on a good day. Bad days are [`Fault`]s, played by this module
+//! around the handler, so that no stand-in has fault code of its own.
+
+#[cfg(test)]
+pub(crate) mod client;
+mod fault;
+#[cfg(test)]
+mod tests;
+
+pub use fault::Fault;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use fault::{Socket, tamper};
+
+/// What a handler answers.
+pub type Reply = Response<BoxBody<Bytes, io::Error>>;
+
+/// One request as it arrived.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub method: String,
+    /// Path and query.
+    pub path: String,
+    /// Names in lower case; repeated headers joined by `, `.
+    pub headers: BTreeMap<String, String>,
+    /// Body bytes that have arrived so far, without transfer coding.
+    pub body_bytes: u64,
+    /// Status of the answer; 0 while there is none, and for good if the connection was cut instead.
+    pub status: u16,
+}
+
+/// A server on a free port of `127.0.0.1`, running in the runtime it was started in. Clones are the same server.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    address: SocketAddr,
+    log: Mutex<Vec<Arc<Entry>>>,
+    faults: Mutex<Vec<Script>>,
+    request_body_bytes: AtomicU64,
+    /// Changes whenever a request arrives.
+    arrivals: watch::Sender<()>,
+    /// Changes whenever held requests are let go.
+    releases: watch::Sender<()>,
+}
+
+struct Entry {
+    method: String,
+    path: String,
+    headers: BTreeMap<String, String>,
+    body_bytes: AtomicU64,
+    status: AtomicU16,
+}
+
+struct Script {
+    method: String,
+    path_part: String,
+    times: usize,
+    fault: Fault,
+}
+
+impl Server {
+    /// Starts to listen; `handler` answers every request that no fault answers.
+    pub async fn start<H, F>(handler: H) -> Server
+    where
+        H: Fn(hyper::Request<RequestBody>) -> F + Send + Sync + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a free port on the loopback interface");
+        let shared = Arc::new(Shared {
+            address: listener.local_addr().expect("the address just bound"),
+            log: Mutex::default(),
+            faults: Mutex::default(),
+            request_body_bytes: AtomicU64::new(0),
+            arrivals: watch::Sender::new(()),
+            releases: watch::Sender::new(()),
+        });
+        tokio::spawn(accept(listener, shared.clone(), Arc::new(handler)));
+        Server { shared }
+    }
+
+    /// `http://127.0.0.1:<port>`, without a final slash.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.shared.address)
+    }
+
+    /// `127.0.0.1:<port>`.
+    pub fn host(&self) -> String {
+        self.shared.address.to_string()
+    }
+
+    /// Every request since the start or the last [`Server::clear_requests`], in order of arrival.
+    pub fn requests(&self) -> Vec<Request> {
+        lock(&self.shared.log)
+            .iter()
+            .map(|entry| entry.snapshot())
+            .collect()
+    }
+
+    /// How many of [`Server::requests`] have this method (`*` for any) and a path that contains `path_part`.
+    pub fn count(&self, method: &str, path_part: &str) -> usize {
+        lock(&self.shared.log)
+            .iter()
+            .filter(|entry| matches(method, path_part, &entry.method, &entry.path))
+            .count()
+    }
+
+    /// Forgets the logged requests.
+    pub fn clear_requests(&self) {
+        lock(&self.shared.log).clear();
+    }
+
+    /// Plays `fault` on the next `times` requests with this method (`*` for any) whose path and query contain
+    /// `path_part`. A request plays one fault: the first that matches, in the order they were given.
+    pub fn fault(&self, method: &str, path_part: &str, times: usize, fault: Fault) {
+        lock(&self.shared.faults).push(Script {
+            method: method.into(),
+            path_part: path_part.into(),
+            times,
+            fault,
+        });
+    }
+
+    /// Drops faults that have not been played.
+    pub fn clear_faults(&self) {
+        lock(&self.shared.faults).clear();
+    }
+
+    /// Lets held requests go on to the handler, and drops the [`Fault::Hold`]s that are still waiting.
+    pub fn release(&self) {
+        lock(&self.shared.faults).retain(|script| !matches!(script.fault, Fault::Hold));
+        self.shared.releases.send_replace(());
+    }
+
+    /// Returns when a logged request has this method (`*` for any) and a path that contains `path_part`;
+    /// at once if one is in the log already, and also if it is being held.
+    pub async fn wait_for(&self, method: &str, path_part: &str) {
+        let mut arrivals = self.shared.arrivals.subscribe();
+        while self.count(method, path_part) == 0 {
+            arrivals
+                .changed()
+                .await
+                .expect("the sender lives as long as this server");
+        }
+    }
+
+    /// Bytes of request bodies received since the start, whatever became of them.
+    pub fn total_request_body_bytes(&self) -> u64 {
+        self.shared.request_body_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// A request's body; counts what is read of it.
+pub struct RequestBody {
+    inner: Incoming,
+    shared: Arc<Shared>,
+    entry: Arc<Entry>,
+    /// Bytes still to pass before the connection is cut, and the mark that it must be.
+    cut: Option<(u64, Arc<AtomicBool>)>,
+}
+
+impl RequestBody {
+    /// The whole body in memory; for small ones.
+    pub async fn bytes(self) -> io::Result<Bytes> {
+        Ok(self.collect().await?.to_bytes())
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = &mut *self;
+        if let Some((0, broken)) = &this.cut {
+            return Poll::Ready(Some(Err(mark_broken(broken))));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(context) else {
+            return Poll::Pending;
+        };
+        let Some(frame) = frame else {
+            return Poll::Ready(
+                this.cut
+                    .as_ref()
+                    .map(|(_, broken)| Err(mark_broken(broken))),
+            );
+        };
+        let mut frame = frame.map_err(io::Error::other)?;
+        if let Some(data) = frame.data_mut() {
+            if let Some((left, _)) = &mut this.cut {
+                data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= data.len() as u64;
+            }
+            this.entry
+                .body_bytes
+                .fetch_add(data.len() as u64, Ordering::Relaxed);
+            this.shared
+                .request_body_bytes
+                .fetch_add(data.len() as u64, Ordering::Relaxed);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+fn mark_broken(broken: &AtomicBool) -> io::Error {
+    broken.store(true, Ordering::Relaxed);
+    io::ErrorKind::ConnectionReset.into()
+}
+
+/// An answer with a body in memory.
+pub fn reply(status: u16, headers: &[(&str, String)], body: impl Into<Bytes>) -> Reply {
+    respond(
+        status,
+        headers,
+        Full::new(body.into())
+            .map_err(|never| match never {})
+            .boxed(),
+    )
+}
+
+/// An answer of `length` bytes that are made while they are sent.
+pub fn streamed(
+    status: u16,
+    headers: &[(&str, String)],
+    length: u64,
+    chunks: impl Iterator<Item = Bytes> + Send + Sync + 'static,
+) -> Reply {
+    respond(
+        status,
+        headers,
+        BoxBody::new(Chunks {
+            chunks: Box::new(chunks),
+            left: length,
+        }),
+    )
+}
+
+/// An answer with a JSON body.
+pub fn json(status: u16, value: &serde_json::Value) -> Reply {
+    reply(
+        status,
+        &[("content-type", "application/json".into())],
+        value.to_string(),
+    )
+}
+
+/// An error in the envelope of the OCI distribution specification.
+pub fn oci_error(status: u16, code: &str, message: &str) -> Reply {
+    json(
+        status,
+        &serde_json::json!({ "errors": [{ "code": code, "message": message }] }),
+    )
+}
+
+/// The values of a query's parameters by name, percent-decoded; the last of equal names wins.
+pub fn query(path_and_query: &str) -> BTreeMap<String, String> {
+    let (_, query) = path_and_query.split_once('?').unwrap_or_default();
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+        .map(|(name, value)| (percent_decoded(name), percent_decoded(value)))
+        .collect()
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        let digits = tail
+            .get(..2)
+            .filter(|_| byte == b'%')
+            .and_then(|digits| std::str::from_utf8(digits).ok());
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(escaped.unwrap_or(if byte == b'+' { b' ' } else { byte }));
+        rest = if escaped.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+fn respond(status: u16, headers: &[(&str, String)], body: BoxBody<Bytes, io::Error>) -> Reply {
+    let mut response = Response::builder().status(status);
+    for (name, value) in headers {
+        response = response.header(*name, value);
+    }
+    response
+        .body(body)
+        .expect("a valid status and valid headers")
+}
+
+struct Chunks {
+    chunks: Box<dyn Iterator<Item = Bytes> + Send + Sync>,
+    left: u64,
+}
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Poll::Ready(self.chunks.next().map(|chunk| {
+            self.left = self
+                .left
+                .checked_sub(chunk.len() as u64)
+                .expect("no more bytes than announced");
+            Ok(Frame::data(chunk))
+        }))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+async fn accept<H, F>(listener: TcpListener, shared: Arc<Shared>, handler: Arc<H>)
+where
+    H: Fn(hyper::Request<RequestBody>) -> F + Send + Sync + 'static,
+    F: Future<Output = Reply> + Send + 'static,
+{
+    // An error of `accept` concerns a connection that is gone already.
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let (shared, handler) = (shared.clone(), handler.clone());
+        tokio::spawn(async move {
+            // Small answers must not wait for the client's acknowledgement of earlier ones.
+            let _ = stream.set_nodelay(true);
+            let cut = Arc::new(AtomicBool::new(false));
+            let socket = Socket {
+                stream: TokioIo::new(stream),
+                cut: cut.clone(),
+            };
+            let service = hyper::service::service_fn(|request| {
+                answer(request, shared.clone(), handler.as_ref(), cut.clone())
+            });
+            // Clients go away and faults cut connections; both are what the tests are about.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(socket, service)
+                .await;
+        });
+    }
+}
+
+/// Logs a request and answers it; an error cuts the connection.
+async fn answer<H, F>(
+    request: hyper::Request<Incoming>,
+    shared: Arc<Shared>,
+    handler: &H,
+    cut: Arc<AtomicBool>,
+) -> io::Result<Reply>
+where
+    H: Fn(hyper::Request<RequestBody>) -> F,
+    F: Future<Output = Reply>,
+{
+    let entry = Arc::new(Entry::of(&request));
+    let mut releases = shared.releases.subscribe();
+    // The fault is chosen before the request can be seen in the log, so that a test which waits for the
+    // request and then calls `release` never overtakes a hold.
+    let fault = shared.next_fault(&entry);
+    lock(&shared.log).push(entry.clone());
+    shared.arrivals.send_replace(());
+
+    let broken = Arc::new(AtomicBool::new(false));
+    let body_cut = match fault {
+        Some(Fault::DropRequestAfter(bytes)) => Some((bytes, broken.clone())),
+        _ => None,
+    };
+    let is_head = request.method() == Method::HEAD;
+    let request = request.map(|inner| RequestBody {
+        inner,
+        shared,
+        entry: entry.clone(),
+        cut: body_cut,
+    });
+
+    let mut response = match &fault {
+        Some(Fault::Status {
+            status,
+            headers,
+            body,
+        }) => {
+            // Answering an unread body would race with the client's sending of it.
+            let _ = request.into_body().bytes().await;
+            let headers: Vec<_> = headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.clone()))
+                .collect();
+            reply(*status, &headers, body.clone())
+        }
+        Some(Fault::Hold) => {
+            releases.changed().await.map_err(io::Error::other)?;
+            handler(request).await
+        }
+        _ => handler(request).await,
+    };
+    if broken.load(Ordering::Relaxed) || matches!(fault, Some(Fault::DropReply)) {
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
+
+    if let Some(length) = response.body().size_hint().exact()
+        && !response.headers().contains_key(CONTENT_LENGTH)
+    {
+        response
+            .headers_mut()
+            .insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if is_head {
+        *response.body_mut() = Empty::new().map_err(|never| match never {}).boxed();
+    }
+    if let Some(fault) = fault {
+        response = tamper(response, &fault, cut);
+    }
+    entry
+        .status
+        .store(response.status().as_u16(), Ordering::Relaxed);
+    Ok(response)
+}
+
+impl Shared {
+    fn next_fault(&self, entry: &Entry) -> Option<Fault> {
+        let mut faults = lock(&self.faults);
+        let script = faults.iter_mut().find(|script| {
+            script.times > 0
+                && matches(
+                    &script.method,
+                    &script.path_part,
+                    &entry.method,
+                    &entry.path,
+                )
+        })?;
+        script.times -= 1;
+        Some(script.fault.clone())
+    }
+}
+
+impl Entry {
+    fn of(request: &hyper::Request<Incoming>) -> Entry {
+        Entry {
+            method: request.method().to_string(),
+            path: request
+                .uri()
+                .path_and_query()
+                .map_or_else(String::new, |path| path.to_string()),
+            headers: joined(request.headers()),
+            body_bytes: AtomicU64::new(0),
+            status: AtomicU16::new(0),
+        }
+    }
+
+    fn snapshot(&self) -> Request {
+        Request {
+            method: self.method.clone(),
+            path: self.path.clone(),
+            headers: self.headers.clone(),
+            body_bytes: self.body_bytes.load(Ordering::Relaxed),
+            status: self.status.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn joined(headers: &HeaderMap) -> BTreeMap<String, String> {
+    let values = |name: &HeaderName| -> Vec<_> {
+        headers
+            .get_all(name)
+            .iter()
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .collect()
+    };
+    headers
+        .keys()
+        .map(|name| (name.to_string(), values(name).join(", ")))
+        .collect()
+}
+
+fn matches(wanted_method: &str, path_part: &str, method: &str, path: &str) -> bool {
+    (wanted_method == "*" || wanted_method == method) && path.contains(path_part)
+}
+
+/// A panic in one test's handler must not turn into a second panic that hides it.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
