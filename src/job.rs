@@ -85,6 +85,16 @@ pub struct Destination {
     pub tag: String,
 }
 
+/// `[host/]repository:tag`
+impl fmt::Display for Destination {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(registry) = &self.registry {
+            write!(formatter, "{registry}/")?;
+        }
+        write!(formatter, "{}:{}", self.repository, self.tag)
+    }
+}
+
 /// One copy to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {

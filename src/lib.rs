@@ -21,13 +21,15 @@
 //! | [`handler`] | what lives across invocations, and the story of one |
 //! | [`event`] | the trigger boundary: JSON in, reply out |
 //! | [`webhook`] | GitHub's signature and payload |
+//! | [`copy`] | one job, from its credentials to its report |
 //! | [`transfer`] | carry out a plan by streaming |
 //! | [`report`] | what happened |
 //! | [`plan`] | decide what is missing |
+//! | [`access`] | how both registries are reached for a job |
 //! | [`registry`] | one repository on one registry; all quirks |
 //! | [`aws`] | secrets, and the authorization for ECR |
 //! | [`config`], [`rules`] | settings, and what may be copied where |
-//! | [`retry`] | the one retry |
+//! | [`retry`], [`tally`] | the one retry; counts while a copy runs |
 //! | [`job`], [`manifest`] | references and destinations; digests, descriptors, manifests |
 //! | [`error`] | one error type, classified once |
 //!
@@ -52,11 +54,15 @@ pub mod handler;
 pub mod event;
 pub mod webhook;
 
+pub mod copy;
+
 pub mod transfer;
 
 pub mod report;
 
 pub mod plan;
+
+pub mod access;
 
 pub mod registry;
 
@@ -67,6 +73,8 @@ pub mod config;
 pub mod rules;
 
 pub mod retry;
+
+pub mod tally;
 
 pub mod job;
 

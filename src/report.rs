@@ -1,13 +1,11 @@
 //! What happened to a job: outcome, counts, bytes, digest, elapsed time. Knows nothing of Lambda.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use serde::{Serialize, Serializer};
 
 use crate::error::{Error, Kind};
 use crate::manifest::Digest;
 use crate::plan::{Plan, Present};
+use crate::tally::Tally;
 
 /// How a job ended. In the order in which one stands for a run of several: the first that occurs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -70,7 +68,7 @@ pub struct Copy {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub plan: Vec<String>,
     /// HTTP requests, authorization left aside.
-    pub requests: Requests,
+    pub requests: RequestCounts,
     /// Milliseconds from the job's begin to its end.
     pub elapsed_ms: u64,
 }
@@ -115,44 +113,11 @@ pub struct Referrers {
 
 /// Counts of HTTP requests.
 #[derive(Debug, Default, Serialize)]
-pub struct Requests {
+pub struct RequestCounts {
     /// To the source, and to the storage that it redirects to.
     pub source: u64,
     /// To the destination.
     pub destination: u64,
-}
-
-/// Counts while a copy runs, so that what was done is known even if it is cut off.
-#[derive(Debug, Default)]
-pub struct Tally {
-    manifests: AtomicU64,
-    blobs: AtomicU64,
-    bytes: AtomicU64,
-    source_requests: Arc<AtomicU64>,
-    destination_requests: Arc<AtomicU64>,
-}
-
-impl Tally {
-    /// One more manifest is at the destination.
-    pub fn manifest_pushed(&self) {
-        self.manifests.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One more blob is at the destination, with `bytes` bytes.
-    pub fn blob_copied(&self, bytes: u64) {
-        self.blobs.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// The counter of requests to the source.
-    pub fn source_requests(&self) -> Arc<AtomicU64> {
-        self.source_requests.clone()
-    }
-
-    /// The counter of requests to the destination.
-    pub fn destination_requests(&self) -> Arc<AtomicU64> {
-        self.destination_requests.clone()
-    }
 }
 
 impl Report {
@@ -206,7 +171,7 @@ impl Copy {
             referrers: Referrers::default(),
             warnings: Vec::new(),
             plan: Vec::new(),
-            requests: Requests::default(),
+            requests: RequestCounts::default(),
             elapsed_ms: 0,
         }
     }
@@ -223,7 +188,7 @@ impl Copy {
         self.manifests.present = manifests;
         self.blobs.present = blobs;
         self.bytes.present = bytes;
-        self.warnings.extend(plan.warnings.iter().cloned());
+        self.warnings = plan.warnings.clone();
         if dry_run {
             self.plan = plan.to_string().lines().map(str::to_owned).collect();
             self.manifests.pushed = plan.manifests.len() as u64 + u64::from(plan.top.is_some());
@@ -234,11 +199,11 @@ impl Copy {
 
     /// Takes over what was done.
     pub fn done(&mut self, tally: &Tally) {
-        self.manifests.pushed += tally.manifests.load(Ordering::Relaxed);
-        self.blobs.copied += tally.blobs.load(Ordering::Relaxed);
-        self.bytes.copied += tally.bytes.load(Ordering::Relaxed);
-        self.requests.source = tally.source_requests.load(Ordering::Relaxed);
-        self.requests.destination = tally.destination_requests.load(Ordering::Relaxed);
+        self.manifests.pushed += tally.manifests();
+        self.blobs.copied += tally.blobs();
+        self.bytes.copied += tally.bytes();
+        self.requests.source = tally.requests.source();
+        self.requests.destination = tally.requests.destination();
     }
 }
 

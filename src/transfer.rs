@@ -8,8 +8,8 @@ use crate::error::{Error, Result, Side};
 use crate::manifest::Descriptor;
 use crate::plan::Plan;
 use crate::registry::Repository;
-use crate::report::Tally;
 use crate::retry::retry;
+use crate::tally::Tally;
 
 /// Moves what `plan` says is missing, at most `concurrency` blobs at once, and counts into `tally` what is done.
 /// Dropping the future stops the copy; finished blobs stay.

@@ -7,13 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 16] = [
+const IMPORTS: [(&str, &[&str]); 19] = [
     ("main", &["aws", "config", "error", "handler"]),
     (
         "handler",
         &[
-            "aws", "config", "error", "event", "job", "plan", "registry", "report", "rules",
-            "transfer", "webhook",
+            "access", "aws", "config", "copy", "error", "event", "job", "report", "webhook",
         ],
     ),
     (
@@ -22,16 +21,29 @@ const IMPORTS: [(&str, &[&str]); 16] = [
     ),
     ("webhook", &["job", "manifest"]),
     (
-        "transfer",
-        &["error", "manifest", "plan", "registry", "report", "retry"],
+        "copy",
+        &[
+            "access", "aws", "error", "job", "plan", "report", "tally", "transfer",
+        ],
     ),
+    (
+        "transfer",
+        &["error", "manifest", "plan", "registry", "retry", "tally"],
+    ),
+    ("report", &["error", "manifest", "plan", "tally"]),
     ("plan", &["error", "job", "manifest", "registry", "retry"]),
+    (
+        "access",
+        &[
+            "aws", "config", "error", "job", "registry", "rules", "tally",
+        ],
+    ),
     ("registry", &["error", "job", "manifest", "registry"]),
     ("aws", &["error", "job"]),
     ("config", &["error", "job", "rules"]),
     ("rules", &["job"]),
-    ("report", &["error", "manifest", "plan"]),
     ("retry", &["error"]),
+    ("tally", &[]),
     ("job", &["manifest"]),
     ("manifest", &[]),
     ("error", &[]),
@@ -46,7 +58,7 @@ const VENDORS: [(&str, &[&str]); 10] = [
     ("aws_sdk_ecr", &["aws"]),
     ("aws_sdk_secretsmanager", &["aws"]),
     ("oci_client", &["event", "job", "manifest", "registry"]),
-    ("reqwest", &["main", "handler", "registry"]),
+    ("reqwest", &["main", "access", "registry"]),
     ("http_auth", &["registry"]),
     ("globset", &["rules"]),
     ("backon", &["retry"]),

@@ -40,13 +40,13 @@ pub struct Repository {
     /// By digest.
     pub manifests: BTreeMap<String, StoredManifest>,
     /// By digest.
-    pub blobs: BTreeMap<String, Blob>,
+    pub blobs: BTreeMap<String, StoredBlob>,
     immutable: bool,
 }
 
 /// A blob that was committed under its digest.
 #[derive(Clone, Debug)]
-pub struct Blob {
+pub struct StoredBlob {
     pub length: u64,
     /// The content, if it is no longer than [`KEPT_BLOB_BYTES`].
     pub bytes: Option<Bytes>,

@@ -5,7 +5,7 @@ use super::uploads::STUCK_RANGE;
 use super::*;
 use crate::http::Fault;
 use crate::http::client::{header, send};
-use crate::image::{self, Blob as Content, DOCKER_MANIFEST, Image, OCI_MANIFEST};
+use crate::image::{self, Blob, DOCKER_MANIFEST, Image, OCI_MANIFEST};
 
 const NAME: &str = "prod/api";
 
@@ -79,7 +79,7 @@ async fn put(ecr: &Ecr, reference: &str, manifest: &StoredManifest) -> hyper::Re
 
 /// An image with one layer, its blobs pushed.
 async fn image(ecr: &Ecr) -> Image {
-    let image = Image::single(&[Content::bytes("layer")]);
+    let image = Image::single(&[Blob::bytes("layer")]);
     push_blobs(ecr, &image).await;
     image
 }
@@ -194,7 +194,7 @@ async fn a_blob_streams_into_one_put_in_all_forms_of_location() {
 #[tokio::test]
 async fn large_blobs_are_counted_and_not_kept() {
     let ecr = registry().await;
-    let content = Content::pseudorandom(7, KEPT_BLOB_BYTES + 1);
+    let content = Blob::pseudorandom(7, KEPT_BLOB_BYTES + 1);
     let bytes: Vec<u8> = content.chunks(0..content.length()).flatten().collect();
     let put = format!("{}?digest={}", session(&ecr).await, content.digest());
     assert_eq!(ask(&ecr, "PUT", &put, &[], bytes).await.status(), 201);
@@ -314,7 +314,7 @@ async fn patch_answers_off_the_specification() {
 #[tokio::test]
 async fn an_image_needs_its_blobs_and_an_index_its_children() {
     let ecr = registry().await;
-    let child = Image::single(&[Content::bytes("layer")]);
+    let child = Image::single(&[Blob::bytes("layer")]);
     let index = Image::index(vec![child.clone().on("linux/amd64")]);
     let early = put(&ecr, "1", child.top_manifest()).await;
     assert_eq!(told(&early), error(400, "MANIFEST_BLOB_UNKNOWN"));

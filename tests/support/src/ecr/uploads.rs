@@ -8,7 +8,8 @@ use http_body_util::BodyExt;
 use hyper::http::request::Parts;
 
 use super::{
-    Blob, KEPT_BLOB_BYTES, Refusal, State, Upload, UploadLocation, after, is_digest, manifests,
+    KEPT_BLOB_BYTES, Refusal, State, StoredBlob, Upload, UploadLocation, after, is_digest,
+    manifests,
 };
 use crate::http::{self, Reply, RequestBody, lock};
 use crate::image;
@@ -90,7 +91,7 @@ pub(super) fn open(head: &Parts, name: &str, state: &mut State) -> Reply {
 }
 
 /// ECR mounts a blob only from a repository that has a committed manifest with it ("Blob mounting in Amazon ECR").
-fn mountable(state: &State, from: &str, digest: &str) -> Option<Blob> {
+fn mountable(state: &State, from: &str, digest: &str) -> Option<StoredBlob> {
     let source = state.repositories.get(from)?;
     let committed = source
         .manifests
@@ -268,7 +269,7 @@ pub(super) async fn receive_last(
         .expect("an admitted repository");
     repository
         .blobs
-        .insert(wanted.clone(), Blob { length, bytes });
+        .insert(wanted.clone(), StoredBlob { length, bytes });
     let location = format!("/v2/{name}/blobs/{wanted}");
     http::reply(
         201,

@@ -1,0 +1,136 @@
+//! How both registries are reached for a job: which credential, which host.
+
+use secrecy::ExposeSecret;
+
+use crate::aws::{Aws, Freshness};
+use crate::config::Settings;
+use crate::error::{Error, Result, Side};
+use crate::job::{Destination, Endpoint};
+use crate::registry::{self, Credential, Repository};
+use crate::rules::ecr_region;
+use crate::tally::Requests;
+
+/// Settings and clients, and what the clients keep: what lives across invocations.
+pub struct Access {
+    /// The settings.
+    pub settings: Settings,
+    /// The AWS APIs.
+    pub aws: Aws,
+    http: reqwest::Client,
+}
+
+/// What it takes to speak to both registries.
+#[derive(Clone)]
+pub struct Credentials {
+    source: Option<Credential>,
+    registry: Endpoint,
+    destination: Credential,
+}
+
+impl Access {
+    /// Puts together what lives across invocations.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if there can be no HTTP client.
+    pub fn new(settings: Settings, aws: Aws) -> Result<Self> {
+        Ok(Access {
+            settings,
+            aws,
+            http: registry::client()?,
+        })
+    }
+
+    /// The credentials for copies to `destination` with the token in `token_secret_id`, or else the general one.
+    pub async fn credentials(
+        &self,
+        token_secret_id: Option<&str>,
+        destination: &Destination,
+        freshness: Freshness,
+    ) -> Result<Credentials> {
+        let (source, (registry, destination)) = futures_util::try_join!(
+            self.source_credential(token_secret_id, freshness),
+            self.destination_access(destination, freshness),
+        )?;
+        Ok(Credentials {
+            source,
+            registry,
+            destination,
+        })
+    }
+
+    /// The source repository `name`, whose requests are counted.
+    pub fn source(&self, credentials: &Credentials, name: &str, requests: &Requests) -> Repository {
+        Repository::source(
+            self.http.clone(),
+            self.settings.source_registry.clone(),
+            name,
+            credentials.source.clone(),
+            requests.source_counter(),
+        )
+    }
+
+    /// The destination repository `name`, whose requests are counted.
+    pub fn destination(
+        &self,
+        credentials: &Credentials,
+        name: &str,
+        requests: &Requests,
+    ) -> Repository {
+        Repository::destination(
+            self.http.clone(),
+            credentials.registry.clone(),
+            name,
+            credentials.destination.clone(),
+            requests.destination_counter(),
+        )
+    }
+
+    /// The rule's token, else the general one, else none: public images are read anonymously.
+    pub async fn source_credential(
+        &self,
+        token_secret_id: Option<&str>,
+        freshness: Freshness,
+    ) -> Result<Option<Credential>> {
+        let general = self.settings.ghcr_token_secret_id.as_deref();
+        let Some(id) = token_secret_id.or(general) else {
+            return Ok(None);
+        };
+        let (password, username) = self.aws.ghcr_token(id, freshness).await?;
+        let username = username.unwrap_or_else(|| "token".to_owned());
+        Ok(Some(Credential { username, password }))
+    }
+
+    /// The registry that the destination names, else the configured one, else the caller's own ECR.
+    async fn destination_access(
+        &self,
+        destination: &Destination,
+        freshness: Freshness,
+    ) -> Result<(Endpoint, Credential)> {
+        let host = destination.registry.as_deref();
+        let region = host.and_then(ecr_region);
+        let authorization = self.aws.ecr_authorization(region, freshness).await?;
+        let configured = self.settings.destination_registry.as_ref();
+        let registry = match (host, configured) {
+            (Some(host), Some(configured)) if configured.host() == host => configured.clone(),
+            (Some(host), _) => Endpoint::parse(host).map_err(Error::Event)?,
+            (None, Some(configured)) => configured.clone(),
+            (None, None) => authorization.registry,
+        };
+        let credential = Credential {
+            username: authorization.username,
+            password: authorization.password,
+        };
+        Ok((registry, credential))
+    }
+}
+
+impl Credentials {
+    /// Whether `other` has the same secret for one side.
+    pub fn is_same(&self, other: &Credentials, side: Side) -> bool {
+        let secret = |credential: &Credential| credential.password.expose_secret().to_owned();
+        match side {
+            Side::Source => self.source.as_ref().map(secret) == other.source.as_ref().map(secret),
+            Side::Destination => secret(&self.destination) == secret(&other.destination),
+        }
+    }
+}
