@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Installs what tests/real needs and this machine lacks: Python tools in .tools/venv (SAM and cargo-lambda among them),
+# Debian packages, a Docker engine. `install.sh python` stops after the first, which is enough to build and deploy.
+# May run any number of times; when everything is there, it changes nothing. Runs as root or with sudo.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+fail() {
+  printf 'tests/real/install.sh: %s\n' "$*" >&2
+  exit 1
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    fail "'$*' needs root, and there is no sudo: run this script as root"
+  fi
+}
+
+# The packages start services on installation, a registry on port 5000 among them, where no policy forbids it.
+install_packages() {
+  command -v apt-get >/dev/null ||
+    fail "this machine has no apt-get. Install by hand, then run again: $*"
+  local policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    # shellcheck disable=SC2064 # the path is meant to be filled in now
+    trap "as_root rm -f $policy" EXIT
+    printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+    as_root chmod 0755 "$policy"
+  fi
+  as_root apt-get update --quiet ||
+    fail "apt-get could not read its package lists; look at the network and at /etc/apt"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends "$@" ||
+    fail "apt-get could not install: $*"
+}
+
+command -v cargo >/dev/null ||
+  fail "there is no cargo; install Rust as https://www.rust-lang.org/tools/install describes"
+
+mkdir -p .tools
+if ! cmp --silent tests/real/requirements.txt .tools/venv/requirements.txt; then
+  python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+  rm -rf .tools/venv
+  python3 -m venv .tools/venv
+  .tools/venv/bin/pip install --quiet --disable-pip-version-check --requirement tests/real/requirements.txt ||
+    fail "pip could not install tests/real/requirements.txt with $(python3 --version)"
+  cp tests/real/requirements.txt .tools/venv/requirements.txt
+fi
+[ "${1-}" != python ] || exit 0
+
+# command:package
+missing=()
+for need in docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap htpasswd:apache2-utils; do
+  command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
+done
+[ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
+docker version >/dev/null 2>&1 || command -v dockerd >/dev/null || missing+=(docker.io)
+[ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+
+if ! docker version >/dev/null 2>&1; then
+  if pgrep -x dockerd >/dev/null 2>&1; then
+    fail "a Docker engine runs, but does not answer $(id -un): is this user in the group docker?"
+  fi
+  # The socket belongs to the caller's group, so that the tests need no root.
+  as_root setsid dockerd --group "$(id -gn)" >.tools/dockerd.log 2>&1 </dev/null &
+  timeout 60 sh -c 'until docker version; do sleep 1; done' >/dev/null 2>&1 ||
+    fail "dockerd did not start: $(tail -n 5 .tools/dockerd.log)"
+fi
