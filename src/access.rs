@@ -1,10 +1,10 @@
 //! How both registries are reached for a job: which credential, which host.
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::aws::{Aws, Freshness};
 use crate::config::Settings;
-use crate::error::{Error, Result, Side};
+use crate::error::{Error, Kind, Result, Side};
 use crate::job::{Destination, Endpoint};
 use crate::registry::{self, Credential, Repository};
 use crate::rules::ecr_region;
@@ -16,7 +16,8 @@ pub struct Access {
     pub settings: Settings,
     /// The AWS APIs.
     pub aws: Aws,
-    http: reqwest::Client,
+    /// The HTTP client for registries and for GitHub's API.
+    pub http: reqwest::Client,
 }
 
 /// What it takes to speak to both registries.
@@ -40,8 +41,73 @@ impl Access {
         })
     }
 
-    /// The credentials for copies to `destination` with the token in `token_secret_id`, or else the general one.
-    pub async fn credentials(
+    /// Does something with the credentials at hand; if a registry refuses one that has meanwhile been replaced, once more with the
+    /// new one. The token is the one in `token_secret_id`, or else the general one.
+    ///
+    /// # Errors
+    /// What the credentials or `attempt` failed with.
+    pub async fn with_credentials<T>(
+        &self,
+        token_secret_id: Option<&str>,
+        destination: &Destination,
+        mut attempt: impl AsyncFnMut(&Credentials) -> Result<T>,
+    ) -> Result<T> {
+        let kept = self.kept_credentials(token_secret_id, destination).await?;
+        let result = attempt(&kept).await;
+        let Err(Some(side)) = result.as_ref().map_err(Error::denied_side) else {
+            return result;
+        };
+        let fresh = self
+            .credentials(token_secret_id, destination, Freshness::AfterRefusal)
+            .await?;
+        match kept.is_same(&fresh, side) {
+            true => result,
+            false => attempt(&fresh).await,
+        }
+    }
+
+    /// The credentials at hand.
+    pub async fn kept_credentials(
+        &self,
+        token_secret_id: Option<&str>,
+        destination: &Destination,
+    ) -> Result<Credentials> {
+        self.credentials(token_secret_id, destination, Freshness::Kept)
+            .await
+    }
+
+    /// Does something with the GHCR token at hand; if it is refused and has meanwhile been replaced, once more with the new one.
+    ///
+    /// # Errors
+    /// What the secret or `attempt` failed with.
+    pub async fn with_token<T>(
+        &self,
+        token_secret_id: Option<&str>,
+        mut attempt: impl AsyncFnMut(Option<&SecretString>) -> Result<T>,
+    ) -> Result<T> {
+        let token = async |freshness| {
+            let credential = self.source_credential(token_secret_id, freshness).await?;
+            Ok(credential.map(|credential| credential.password))
+        };
+        let kept = token(Freshness::Kept).await?;
+        let result = attempt(kept.as_ref()).await;
+        if !result
+            .as_ref()
+            .is_err_and(|error| error.kind() == Kind::Denied)
+        {
+            return result;
+        }
+        let fresh = token(Freshness::AfterRefusal).await?;
+        let text = |token: &Option<SecretString>| {
+            token.as_ref().map(|token| token.expose_secret().to_owned())
+        };
+        match text(&kept) == text(&fresh) {
+            true => result,
+            false => attempt(fresh.as_ref()).await,
+        }
+    }
+
+    async fn credentials(
         &self,
         token_secret_id: Option<&str>,
         destination: &Destination,
@@ -86,7 +152,7 @@ impl Access {
     }
 
     /// The rule's token, else the general one, else none: public images are read anonymously.
-    pub async fn source_credential(
+    async fn source_credential(
         &self,
         token_secret_id: Option<&str>,
         freshness: Freshness,
@@ -125,8 +191,8 @@ impl Access {
 }
 
 impl Credentials {
-    /// Whether `other` has the same secret for one side.
-    pub fn is_same(&self, other: &Credentials, side: Side) -> bool {
+    // Whether `other` has the same secret for one side.
+    fn is_same(&self, other: &Credentials, side: Side) -> bool {
         let secret = |credential: &Credential| credential.password.expose_secret().to_owned();
         match side {
             Side::Source => self.source.as_ref().map(secret) == other.source.as_ref().map(secret),

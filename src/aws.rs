@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_ecr::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret, SecretString};
@@ -15,6 +14,7 @@ use tokio::sync::Mutex;
 
 use crate::error::{Error, Kind, Result};
 use crate::job::Endpoint;
+use crate::sdk::api_error;
 
 /// How old a value may be that is used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,13 @@ impl<T: Clone> Kept<T> {
     }
 }
 
+/// Reads the configuration that Lambda provides in the environment.
+///
+/// The behaviour is pinned, so that an update of the SDK changes retries and time-outs only when this line does.
+pub async fn configuration() -> SdkConfig {
+    aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await
+}
+
 /// Versions of secrets by id and stage.
 type SecretCache = HashMap<(String, &'static str), Kept<Option<SecretString>>>;
 
@@ -85,23 +92,19 @@ type SecretCache = HashMap<(String, &'static str), Kept<Option<SecretString>>>;
 pub struct Aws {
     secrets: aws_sdk_secretsmanager::Client,
     ecr: aws_sdk_ecr::Client,
+    parameters: aws_sdk_ssm::Client,
     region: Option<Region>,
     secret_cache: Mutex<SecretCache>,
     authorization_cache: Mutex<HashMap<String, Kept<EcrAuthorization>>>,
 }
 
 impl Aws {
-    /// Makes the clients from the environment that Lambda provides.
-    pub async fn from_environment() -> Self {
-        // Pinned, so that an update of the SDK changes retries and time-outs only when this line does.
-        let configuration = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
-        Aws::new(&configuration)
-    }
-
-    fn new(configuration: &SdkConfig) -> Self {
+    /// Makes the clients.
+    pub fn new(configuration: &SdkConfig) -> Self {
         Aws {
             secrets: aws_sdk_secretsmanager::Client::new(configuration),
             ecr: aws_sdk_ecr::Client::new(configuration),
+            parameters: aws_sdk_ssm::Client::new(configuration),
             region: configuration.region().cloned(),
             secret_cache: Mutex::default(),
             authorization_cache: Mutex::default(),
@@ -177,7 +180,7 @@ impl Aws {
             .send()
             .await
             .map_err(|error| {
-                aws_error("GetSecretValue", id, &error, |kind| match kind {
+                api_error("GetSecretValue", id, &error, |kind| match kind {
                     Kind::NotFound => "create the secret in this account and Region, or correct its id",
                     Kind::Denied => {
                         "allow the function's role secretsmanager:GetSecretValue on this secret, and kms:Decrypt on its key if it has one of its own"
@@ -189,6 +192,26 @@ impl Aws {
             Some(text) => Ok(SecretString::from(text)),
             None => Err(unusable_secret(id, "is binary".to_owned())),
         }
+    }
+
+    /// The text of a Systems Manager parameter, of whatever type.
+    ///
+    /// # Errors
+    /// Names the parameter.
+    pub async fn parameter(&self, name: &str) -> Result<String> {
+        let request = self.parameters.get_parameter().name(name);
+        let output = request.with_decryption(true).send().await;
+        let output = output.map_err(|error| {
+            api_error("GetParameter", name, &error, |kind| match kind {
+                Kind::NotFound => {
+                    "create the parameter in this account and Region, or correct its name in RULES"
+                }
+                Kind::Denied => "allow the function's role ssm:GetParameter on it",
+                _ => "",
+            })
+        })?;
+        let value = output.parameter.and_then(|parameter| parameter.value);
+        value.ok_or_else(|| Error::Internal(format!("parameter {name} has no value")))
     }
 
     /// The authorization for ECR's registries in `region`, or in the function's own Region.
@@ -214,7 +237,7 @@ impl Aws {
             request = request.config_override(aws_sdk_ecr::config::Builder::new().region(region));
         }
         let output = request.send().await.map_err(|error| {
-            aws_error("GetAuthorizationToken", region, &error, |kind| match kind {
+            api_error("GetAuthorizationToken", region, &error, |kind| match kind {
                 Kind::Denied => "allow the function's role ecr:GetAuthorizationToken on *",
                 _ => "",
             })
@@ -225,7 +248,7 @@ impl Aws {
             .into_iter()
             .next()
             .and_then(authorization)
-            .ok_or_else(|| Error::Aws {
+            .ok_or_else(|| Error::Api {
                 operation: "GetAuthorizationToken",
                 subject: region.to_owned(),
                 kind: Kind::Transient,
@@ -255,7 +278,7 @@ fn authorization(data: aws_sdk_ecr::types::AuthorizationData) -> Option<EcrAutho
 }
 
 fn unusable_secret(id: &str, detail: String) -> Error {
-    Error::Aws {
+    Error::Api {
         operation: "GetSecretValue",
         subject: id.to_owned(),
         kind: Kind::Invalid,
@@ -282,49 +305,6 @@ fn parse_secret(
         return Err("is empty".to_owned());
     }
     Ok((SecretString::from(secret), username))
-}
-
-fn aws_error<E>(
-    operation: &'static str,
-    subject: &str,
-    error: &SdkError<E>,
-    advice: impl Fn(Kind) -> &'static str,
-) -> Error
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-{
-    let kind = match error {
-        SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => {
-            Kind::Transient
-        }
-        _ => match error.code().unwrap_or_default() {
-            "ResourceNotFoundException" => Kind::NotFound,
-            "AccessDeniedException"
-            | "AccessDenied"
-            | "DecryptionFailure"
-            | "UnrecognizedClientException"
-            | "InvalidSignatureException"
-            | "ExpiredTokenException"
-            | "KMSAccessDeniedException" => Kind::Denied,
-            "ThrottlingException"
-            | "InternalServiceError"
-            | "ServerException"
-            | "ServiceUnavailable"
-            | "RequestTimeoutException" => Kind::Transient,
-            _ => Kind::Invalid,
-        },
-    };
-    let detail = match (error.code(), error.message()) {
-        (Some(code), Some(message)) => format!("{code}: {message}"),
-        _ => DisplayErrorContext(error).to_string(),
-    };
-    Error::Aws {
-        operation,
-        subject: subject.to_owned(),
-        kind,
-        detail,
-        advice: advice(kind),
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Names and typed values of all settings, read once from a lookup that `main` hands in.
 
+use url::Url;
+
 use crate::error::{Error, Result};
 use crate::job::Endpoint;
 use crate::rules::{Registries, Rules};
@@ -19,17 +21,23 @@ pub struct Settings {
     pub source_registry: Endpoint,
     /// `DESTINATION_REGISTRY`: without it the caller's own ECR.
     pub destination_registry: Option<Endpoint>,
+    /// `JOB_QUEUE_URL`: the FIFO queue that takes the jobs of webhooks and schedules; without it they are done at once.
+    pub job_queue_url: Option<String>,
+    /// `DEAD_LETTER_QUEUE_URL`: where a job that can never succeed is moved at once.
+    pub dead_letter_queue_url: Option<String>,
+    /// `GITHUB_API_URL`: where packages are listed.
+    pub github_api_url: Url,
+    /// `EVENT_SOURCES`: the `source` values of EventBridge events that are taken for GitHub's.
+    pub event_sources: Vec<String>,
     /// `BLOB_CONCURRENCY`: blobs in flight in one invocation.
     pub blob_concurrency: usize,
 }
 
-/// Settings of the contract that belong to what this version does not do yet.
-const UNSUPPORTED: [&str; 4] = [
-    "JOB_QUEUE_URL",
-    "DEAD_LETTER_QUEUE_URL",
-    "GITHUB_API_URL",
-    "EVENT_SOURCES",
-];
+/// The name of the Systems Manager parameter that holds the rules, if `RULES` is `ssm:<name>`. Lambda allows 4 KB of environment
+/// in all; a parameter may have 8.
+pub fn rules_parameter(rules: Option<&str>) -> Option<&str> {
+    rules?.trim().strip_prefix("ssm:").map(str::trim)
+}
 
 impl Settings {
     /// Reads all settings. An empty value counts as absent, as templates can't leave a variable out.
@@ -38,15 +46,6 @@ impl Settings {
     /// [`Error::Setting`] for the first one that is missing or malformed.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let lookup = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
-        for name in UNSUPPORTED {
-            if let Some(value) = lookup(name) {
-                return Err(Error::Setting {
-                    name,
-                    value,
-                    reason: "not supported by this version yet; remove it".to_owned(),
-                });
-            }
-        }
         let endpoint = |name: &'static str| match lookup(name) {
             Some(value) => Endpoint::parse(&value)
                 .map(Some)
@@ -72,6 +71,10 @@ impl Settings {
             webhook_secret_id: lookup("WEBHOOK_SECRET_ID"),
             source_registry,
             destination_registry,
+            job_queue_url: lookup("JOB_QUEUE_URL"),
+            dead_letter_queue_url: lookup("DEAD_LETTER_QUEUE_URL"),
+            github_api_url: github_api_url(lookup("GITHUB_API_URL"))?,
+            event_sources: event_sources(lookup("EVENT_SOURCES")),
             blob_concurrency: blob_concurrency(lookup("BLOB_CONCURRENCY"))?,
         })
     }
@@ -90,11 +93,29 @@ fn rules(value: Option<String>, registries: &Registries) -> Result<Rules> {
                 .to_owned(),
         )
     })?;
-    if value.starts_with("ssm:") {
-        let reason = "rules from Systems Manager are not supported by this version yet";
-        return Err(setting(&value, reason.to_owned()));
-    }
     Rules::parse(&value, registries).map_err(|reason| setting(&value, reason))
+}
+
+/// The token goes there, so only https will do, or what a person wrote as http.
+fn github_api_url(value: Option<String>) -> Result<Url> {
+    let value = value.unwrap_or_else(|| "https://api.github.com".to_owned());
+    let url = Url::parse(&value).ok();
+    url.filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host())
+        .ok_or(Error::Setting {
+            name: "GITHUB_API_URL",
+            value,
+            reason: "a URL such as https://api.github.com is wanted".to_owned(),
+        })
+}
+
+/// What the senders call themselves that put GitHub's webhooks on an event bus: AWS's own quick start, and
+/// terraform-aws-github-runner.
+fn event_sources(value: Option<String>) -> Vec<String> {
+    let value = value.unwrap_or_else(|| "github.com,github".to_owned());
+    value
+        .split(',')
+        .map(|source| source.trim().to_owned())
+        .collect()
 }
 
 /// The upper bound keeps memory and the file descriptors of a Lambda environment (1,024) far away.
@@ -139,12 +160,11 @@ mod tests {
     fn a_malformed_setting_is_named_with_its_value() {
         let cases = [
             ("RULES", "[{]"),
-            ("RULES", "ssm:rules"),
             ("SOURCE_REGISTRY", "ftp://ghcr.io"),
             ("DESTINATION_REGISTRY", "https://host/path"),
             ("BLOB_CONCURRENCY", "0"),
             ("BLOB_CONCURRENCY", "six"),
-            ("JOB_QUEUE_URL", "https://sqs"),
+            ("GITHUB_API_URL", "api.github.com"),
         ];
         for (name, value) in cases {
             let mut settings = vec![(name, value)];

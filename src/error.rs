@@ -70,6 +70,8 @@ pub enum Operation {
     PushBlob,
     /// Writing a manifest.
     PushManifest,
+    /// Reading the list of tags.
+    ListTags,
 }
 
 impl fmt::Display for Operation {
@@ -82,12 +84,13 @@ impl fmt::Display for Operation {
             Operation::FetchBlob => "fetch blob",
             Operation::PushBlob => "push blob",
             Operation::PushManifest => "push manifest",
+            Operation::ListTags => "list tags",
         })
     }
 }
 
 /// Everything that can go wrong, by where it was noticed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The event is none that this function answers, or one of its fields can't be understood.
     #[error("event not understood: {0}")]
@@ -114,16 +117,16 @@ pub enum Error {
     #[error("{0}")]
     Rule(String),
 
-    /// A call of an AWS API failed.
+    /// A call of an API of AWS or GitHub failed.
     #[error("{operation} {subject}: {detail}{}", with_advice(.advice))]
-    Aws {
-        /// AWS's own name of the API operation.
+    Api {
+        /// The name of the API operation.
         operation: &'static str,
-        /// What it was called for: a secret's id or a Region.
+        /// What it was called for: a secret's id, a Region, a queue, an owner.
         subject: String,
         /// The class of the failure.
         kind: Kind,
-        /// AWS's own words.
+        /// The API's own words.
         detail: String,
         /// What to do about it.
         advice: &'static str,
@@ -181,7 +184,7 @@ impl Error {
                 Kind::Invalid
             }
             Error::Signature => Kind::Denied,
-            Error::Aws { kind, .. } | Error::Registry { kind, .. } => *kind,
+            Error::Api { kind, .. } | Error::Registry { kind, .. } => *kind,
             Error::Deadline => Kind::Deadline,
             Error::Internal(_) => Kind::Internal,
         }

@@ -1,18 +1,22 @@
 //! What happens to one invocation, from the event to the reply.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use lambda_runtime::{Context, LambdaEvent};
+use oci_client::Reference;
 use serde_json::Value;
 
 use crate::access::Access;
-use crate::aws::{Aws, Freshness};
-use crate::config::Settings;
+use crate::aws::Freshness;
 use crate::copy::copy;
-use crate::error::{Error, Result};
-use crate::event::{Event, HttpRequest, Request, summary};
+use crate::error::{Error, Kind, Result};
+use crate::event::{Direct, Event, HttpRequest, Request, batch_reply, summary};
+use crate::github::GitHub;
 use crate::job::Job;
-use crate::report::{Outcome, Report};
+use crate::queue::{Message, Queue};
+use crate::reconcile::{Findings, Scope, reconcile};
+use crate::report::{Copy, Outcome, Report};
 use crate::webhook;
 
 /// Kept back from Lambda's deadline, to write the report and to answer.
@@ -21,17 +25,19 @@ const DEADLINE_MARGIN: Duration = Duration::from_secs(2);
 /// What lives across invocations.
 pub struct App {
     access: Access,
+    github: GitHub,
+    queue: Option<Queue>,
 }
 
 impl App {
-    /// Puts together what lives across invocations.
-    ///
-    /// # Errors
-    /// [`Error::Internal`] if there can be no HTTP client.
-    pub fn new(settings: Settings, aws: Aws) -> Result<Self> {
-        Ok(App {
-            access: Access::new(settings, aws)?,
-        })
+    /// Puts together what lives across invocations. Without a queue, every job is done in the invocation that asks for it.
+    pub fn new(access: Access, queue: Option<Queue>) -> Self {
+        let github = GitHub::new(access.http.clone(), access.settings.github_api_url.clone());
+        App {
+            access,
+            github,
+            queue,
+        }
     }
 
     /// Answers one invocation: event, jobs, copies, report, reply.
@@ -40,9 +46,16 @@ impl App {
     /// What makes the invocation a function error; see [`Event::reply`].
     pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value> {
         let deadline = deadline(&event.context);
+        let invocation = event.context.request_id;
         let event = Event::read(event.payload).inspect_err(|error| tracing::error!(%error))?;
+        if let Event::Queue(messages) = &event {
+            return self.work_off(messages, deadline).await;
+        }
+        let cause = event.cause().unwrap_or(&invocation);
         let reports = match self.request(&event).await {
-            Ok(Request::Copy(jobs)) => self.copy_all(&jobs, deadline).await,
+            Ok(Request::Copy(jobs)) => self.copy_all(jobs, deadline).await,
+            Ok(Request::HandOver(jobs)) => self.hand_over(jobs, cause, deadline).await,
+            Ok(Request::Reconcile(scope)) => self.reconcile(&scope, cause, deadline).await,
             Ok(Request::Ignore(reason)) => vec![Report::ignored(reason)],
             Err(error) => vec![Report::failed(error)],
         };
@@ -51,12 +64,19 @@ impl App {
     }
 
     async fn request(&self, event: &Event) -> Result<Request> {
+        let settings = &self.access.settings;
         match event {
             Event::Http(request) => {
                 self.check_signature(request).await?;
-                request.request(&self.access.settings)
+                request.request(settings)
             }
-            Event::Direct(direct) => direct.request(&self.access.settings),
+            Event::Bus(event) => event.request(settings),
+            Event::Schedule => Ok(Request::Reconcile(Scope::default())),
+            Event::Direct(direct) => direct.jobs(settings).map(Request::Copy),
+            Event::Reconcile(reconcile) => reconcile.request(),
+            Event::Queue(_) => Err(Error::Internal(
+                "messages have a way of their own".to_owned(),
+            )),
         }
     }
 
@@ -74,12 +94,127 @@ impl App {
     }
 
     /// One after the other; a failure stops none of the others.
-    async fn copy_all(&self, jobs: &[Job], deadline: Instant) -> Vec<Report> {
+    async fn copy_all(&self, jobs: Vec<Job>, deadline: Instant) -> Vec<Report> {
         let mut reports = Vec::new();
         for job in jobs {
-            reports.push(copy(&self.access, job, deadline).await);
+            // Boxed, as a copy is a large future inside several others.
+            let mut report = Box::pin(copy(&self.access, &job, deadline)).await;
+            let others = match job.all_tags {
+                true => self.other_tags(&job, &mut report, deadline).await,
+                false => Vec::new(),
+            };
+            reports.push(report);
+            reports.extend(others);
         }
         reports
+    }
+
+    /// To the queue, or without one, at once.
+    async fn hand_over(&self, jobs: Vec<Job>, cause: &str, deadline: Instant) -> Vec<Report> {
+        let Some(queue) = &self.queue else {
+            return self.copy_all(jobs, deadline).await;
+        };
+        let results = queue.send(&jobs, cause).await;
+        let report = |(job, result): (&Job, Result<()>)| match result {
+            Ok(()) => Report::queued(job.source.to_string(), job.destination.to_string()),
+            Err(error) => Report::failed(error),
+        };
+        jobs.iter().zip(results).map(report).collect()
+    }
+
+    async fn reconcile(&self, scope: &Scope, cause: &str, deadline: Instant) -> Vec<Report> {
+        let found = Box::pin(reconcile(&self.access, &self.github, scope)).await;
+        let Findings { mut reports, jobs } = found;
+        reports.extend(match scope.dry_run {
+            true => self.copy_all(jobs, deadline).await,
+            false => self.hand_over(jobs, cause, deadline).await,
+        });
+        reports
+    }
+
+    /// The other tags of the digest that was just copied. GitHub may name only one of several tags that were pushed together
+    /// (docker/metadata-action#300). That they can't be learnt is worth a warning, not an error: the schedule finds them.
+    async fn other_tags(&self, job: &Job, report: &mut Report, deadline: Instant) -> Vec<Report> {
+        let Some(copied) = report.copy.as_mut().filter(|_| report.error.is_none()) else {
+            return Vec::new();
+        };
+        let Some(digest) = copied.source_digest.clone() else {
+            return Vec::new();
+        };
+        let repository = job.source.repository();
+        let token_secret_id = job.token_secret_id.as_deref();
+        let tags = self
+            .access
+            .with_token(token_secret_id, async |token| match token {
+                Some(_) => self.github.tags_of(token, repository, &digest).await,
+                None => Ok(Vec::new()),
+            });
+        let (tags, rule) = match (tags.await, self.access.settings.rules.find(repository)) {
+            (Ok(tags), Some(rule)) => (tags, rule),
+            (Ok(_), None) => return Vec::new(),
+            (Err(error), _) => {
+                copied.warnings.push(format!(
+                    "the other tags of this digest could not be learnt, a scheduled run will find them: {error}"
+                ));
+                return Vec::new();
+            }
+        };
+        let host = self.access.settings.source_registry.host();
+        let source = |tag: String| Reference::with_tag(host.clone(), repository.to_owned(), tag);
+        let others = tags
+            .into_iter()
+            .filter(|tag| job.source.tag() != Some(tag) && rule.refusal(tag).is_none())
+            .filter_map(|tag| rule.jobs(&source(tag)).ok())
+            .flatten()
+            .collect();
+        Box::pin(self.hand_over(others, digest.as_str(), deadline)).await
+    }
+
+    /// Works off messages in their order, and says which must come back: those that failed, and those behind one in its group.
+    async fn work_off(&self, messages: &[Message], deadline: Instant) -> Result<Value> {
+        let mut failed = Vec::new();
+        let mut failed_groups = HashSet::new();
+        for message in messages {
+            if failed_groups.contains(&message.group)
+                || !self.is_worked_off(message, deadline).await
+            {
+                failed_groups.insert(&message.group);
+                failed.push(message.id.clone());
+            }
+        }
+        batch_reply(failed)
+    }
+
+    /// Copies what one message asks for. Whether it is done with: copied, or handed on to where it belongs.
+    async fn is_worked_off(&self, message: &Message, deadline: Instant) -> bool {
+        let settings = &self.access.settings;
+        let jobs = Direct::read_text(&message.body).and_then(|direct| direct.jobs(settings));
+        let reports = match jobs {
+            Ok(jobs) => self.copy_all(jobs, deadline).await,
+            Err(error) => vec![Report::failed(error)],
+        };
+        log(&reports);
+        let mut copies = reports.iter().filter_map(|report| report.copy.as_ref());
+        let has_progress = copies.any(Copy::has_progress);
+        let failed = reports.iter().filter(|report| report.error.is_some());
+        let error = failed
+            .min_by_key(|report| report.outcome)
+            .and_then(|it| it.error.as_ref());
+        let Some((error, queue)) = error.zip(self.queue.as_ref()) else {
+            return error.is_none();
+        };
+        let handed_on = match error.kind() {
+            Kind::Deadline if has_progress => queue.continue_later(message).await.map(|()| true),
+            Kind::Deadline | Kind::Transient | Kind::Internal => Ok(false),
+            _ => queue.give_up(message, error).await,
+        };
+        let handed_on = handed_on
+            .inspect_err(|error| tracing::error!(%error))
+            .unwrap_or(false);
+        if !handed_on && let Err(error) = queue.back_off(message).await {
+            tracing::warn!(%error, "the message comes back after the queue's own visibility timeout");
+        }
+        handed_on
     }
 }
 
@@ -89,6 +224,7 @@ fn log(reports: &[Report]) {
         let line = summary(std::slice::from_ref(report));
         match report.outcome {
             Outcome::Failed | Outcome::Deferred => tracing::error!(report = %line),
+            Outcome::Current => tracing::debug!(report = %line),
             _ => tracing::info!(report = %line),
         }
     }

@@ -105,6 +105,8 @@ pub struct Job {
     pub destination: Destination,
     /// The secret with the GHCR token of the rule, if the rule names another than the general one.
     pub token_secret_id: Option<Arc<str>>,
+    /// Copy the digest's other tags too, as far as the rule admits them.
+    pub all_tags: bool,
     /// Look at every blob and manifest although the top digest is equal.
     pub force: bool,
     /// Plan only; change nothing.
@@ -201,6 +203,21 @@ pub fn parse_source(text: &str) -> Result<Reference, String> {
         Digest::parse(digest)?;
     }
     Ok(reference)
+}
+
+/// The same image at another registry host.
+pub fn on_host(source: &Reference, host: &str) -> Reference {
+    let host = host.to_owned();
+    let repository = source.repository().to_owned();
+    match (source.tag(), source.digest()) {
+        (Some(tag), Some(digest)) => {
+            Reference::with_tag_and_digest(host, repository, tag.to_owned(), digest.to_owned())
+        }
+        (Some(tag), None) => Reference::with_tag(host, repository, tag.to_owned()),
+        (None, digest) => {
+            Reference::with_digest(host, repository, digest.unwrap_or_default().to_owned())
+        }
+    }
 }
 
 #[cfg(test)]

@@ -21,16 +21,20 @@
 //! | [`handler`] | what lives across invocations, and the story of one |
 //! | [`event`] | the trigger boundary: JSON in, reply out |
 //! | [`webhook`] | GitHub's signature and payload |
+//! | [`reconcile`] | a scheduled run: from rules to tags that differ |
 //! | [`copy`] | one job, from its credentials to its report |
 //! | [`transfer`] | carry out a plan by streaming |
 //! | [`report`] | what happened |
 //! | [`plan`] | decide what is missing |
 //! | [`access`] | how both registries are reached for a job |
+//! | [`queue`] | jobs to SQS and back |
 //! | [`registry`] | one repository on one registry; all quirks |
-//! | [`aws`] | secrets, and the authorization for ECR |
+//! | [`github`] | GitHub's REST API: packages, and the tags of a digest |
+//! | [`aws`] | secrets, parameters, and the authorization for ECR |
 //! | [`config`], [`rules`] | settings, and what may be copied where |
 //! | [`retry`], [`tally`] | the one retry; counts while a copy runs |
 //! | [`job`], [`manifest`] | references and destinations; digests, descriptors, manifests |
+//! | [`link`], [`sdk`] | the next page of a list; what an SDK's error means |
 //! | [`error`] | one error type, classified once |
 //!
 //! # Invariants
@@ -52,7 +56,10 @@
 pub mod handler;
 
 pub mod event;
+
 pub mod webhook;
+
+pub mod reconcile;
 
 pub mod copy;
 
@@ -64,7 +71,11 @@ pub mod plan;
 
 pub mod access;
 
+pub mod queue;
+
 pub mod registry;
+
+pub mod github;
 
 pub mod aws;
 
@@ -79,5 +90,9 @@ pub mod tally;
 pub mod job;
 
 pub mod manifest;
+
+pub mod link;
+
+pub mod sdk;
 
 pub mod error;

@@ -1,9 +1,11 @@
 //! Starts the process: logging, settings, clients, runtime loop. Nothing is decided here.
 
-use ghcr_to_ecr::aws::Aws;
-use ghcr_to_ecr::config::Settings;
+use ghcr_to_ecr::access::Access;
+use ghcr_to_ecr::aws::{self, Aws};
+use ghcr_to_ecr::config::{Settings, rules_parameter};
 use ghcr_to_ecr::error::Error;
 use ghcr_to_ecr::handler::App;
+use ghcr_to_ecr::queue::Queue;
 use lambda_runtime::tracing::subscriber::{
     filter::{LevelFilter, Targets},
     fmt,
@@ -15,13 +17,30 @@ use serde_json::Value;
 #[tokio::main]
 async fn main() -> Result<(), lambda_runtime::Error> {
     start_logging();
-    let settings = match Settings::read(environment) {
-        Ok(settings) => settings,
+    let app = match start().await {
+        Ok(app) => app,
         Err(error) => return refuse_to_start(error).await,
     };
-    let app = App::new(settings, Aws::from_environment().await)?;
     let handle = |event: LambdaEvent<Value>| app.handle(event);
     lambda_runtime::run(service_fn(handle)).await
+}
+
+async fn start() -> Result<App, Error> {
+    let configuration = aws::configuration().await;
+    let aws = Aws::new(&configuration);
+    let rules = match rules_parameter(environment("RULES").as_deref()) {
+        Some(name) => Some(aws.parameter(name).await?),
+        None => environment("RULES"),
+    };
+    let settings = Settings::read(|name| match name {
+        "RULES" => rules.clone(),
+        name => environment(name),
+    })?;
+    let queue = settings.job_queue_url.clone().map(|url| {
+        let dead_letter_url = settings.dead_letter_queue_url.clone();
+        Queue::new(&configuration, url, dead_letter_url)
+    });
+    Ok(App::new(Access::new(settings, aws)?, queue))
 }
 
 #[expect(

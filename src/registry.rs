@@ -12,23 +12,28 @@ mod authorization;
 mod blob;
 mod refusal;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use oci_client::Reference;
 use reqwest::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
 };
 use reqwest::{Body, Client, RequestBuilder, Response, StatusCode};
+use serde::Deserialize;
 use url::Url;
 
 pub use self::authorization::Credential;
 use self::authorization::{Authorization, join};
 pub use self::blob::BlobReader;
 use self::refusal::Place;
+
 use crate::error::{Error, Kind, Operation, Result, Side};
 use crate::job::Endpoint;
+use crate::link::next_page;
 use crate::manifest::{Descriptor, Digest, MANIFEST_LIMIT, MANIFEST_MEDIA_TYPES, Manifest};
 
 /// How long a request without a streamed body may take, and how long a streamed one may stand still.
@@ -39,6 +44,15 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// GHCR redirects a blob once; a few more are followed, a loop is not.
 const REDIRECT_LIMIT: usize = 5;
+
+/// The most bytes that a page of tags may have: a thousand of the longest are 131,000.
+const TAG_PAGE_LIMIT: usize = 4 * 1024 * 1024;
+
+#[derive(Deserialize)]
+struct TagPage {
+    /// `null` for a package without tags.
+    tags: Option<Vec<String>>,
+}
 
 /// The HTTP client for all registries. One lives as long as the process, so that connections are kept.
 ///
@@ -133,6 +147,11 @@ impl Repository {
         format!("{}/{}{}", self.host, self.name, suffix(tag_or_digest))
     }
 
+    /// The reference of a tag in this repository.
+    pub fn tagged(&self, tag: &str) -> Reference {
+        Reference::with_tag(self.host.clone(), self.name.clone(), tag.to_owned())
+    }
+
     /// The digest that `tag_or_digest` stands for, or `None` if there is no such manifest. One HEAD request.
     pub async fn resolve(&self, tag_or_digest: &str) -> Result<Option<Digest>> {
         let suffix = suffix(tag_or_digest);
@@ -155,6 +174,34 @@ impl Repository {
             Some(digest) => Ok(Some(digest)),
             // The header is optional; then the bytes tell.
             None => Ok(Some(self.fetch_manifest(tag_or_digest).await?.digest)),
+        }
+    }
+
+    /// All tags, in the order in which the registry lists them: at GHCR, the oldest push first (renovatebot/renovate#36103).
+    ///
+    /// One GET request for each page; the registry says where the next one is. A page that leads back to an earlier one ends the
+    /// list.
+    pub async fn tags(&self) -> Result<Vec<String>> {
+        let place = self.place(Operation::ListTags, "");
+        let mut url = self.url("tags/list?n=1000")?;
+        let mut seen = HashSet::from([url.clone()]);
+        let mut tags = Vec::new();
+        loop {
+            let response = self.send(&place, || self.http.get(url.clone())).await?;
+            if !response.status().is_success() {
+                return Err(refusal::of(response, &place).await);
+            }
+            let next = next_page(response.headers(), &url);
+            let body = refusal::limited_body(response, TAG_PAGE_LIMIT)
+                .await
+                .ok_or_else(|| place.error(Kind::Transient, "the list broke off".to_owned()))?;
+            let page: TagPage = serde_json::from_slice(&body)
+                .map_err(|_| place.error(Kind::Transient, "the answer is no list".to_owned()))?;
+            tags.extend(page.tags.unwrap_or_default());
+            match next {
+                Some(next) if seen.insert(next.clone()) => url = next,
+                _ => return Ok(tags),
+            }
         }
     }
 

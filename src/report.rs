@@ -19,6 +19,8 @@ pub enum Outcome {
     Copied,
     /// A dry run: what would be copied.
     Planned,
+    /// Handed over to the queue.
+    Queued,
     /// The destination had it already.
     Current,
     /// Not to be copied; `reason` says why.
@@ -131,6 +133,11 @@ impl Report {
         }
     }
 
+    /// Somebody else will do it.
+    pub fn queued(source: String, destination: String) -> Self {
+        Report::copy(Ok(Outcome::Queued), Copy::new(source, destination))
+    }
+
     /// It did not come to a copy.
     pub fn failed(error: Error) -> Self {
         Report {
@@ -195,6 +202,22 @@ impl Copy {
             self.blobs.copied = plan.blobs.len() as u64;
             self.bytes.copied = plan.bytes();
         }
+    }
+
+    /// Both sides were found to have `digest`, with one request to each.
+    pub fn compared(&mut self, digest: &Digest) {
+        self.digest = Some(digest.clone());
+        self.source_digest = Some(digest.clone());
+        self.manifests.present = 1;
+        self.requests = RequestCounts {
+            source: 1,
+            destination: 1,
+        };
+    }
+
+    /// Whether anything was written.
+    pub fn has_progress(&self) -> bool {
+        self.manifests.pushed + self.blobs.copied > 0
     }
 
     /// Takes over what was done.

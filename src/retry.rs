@@ -10,7 +10,7 @@ use crate::error::{Kind, Result};
 const RETRIES: usize = 4;
 
 /// Runs `operation`, which is told how many tries went before, until it succeeds, fails for good, or has failed
-/// [`RETRIES`] times more. Only [`Kind::Transient`] is tried again: after 0.2 s, doubling, with jitter, and not before a
+/// four times more. Only [`Kind::Transient`] is tried again: after 0.2 s, doubling, with jitter, and not before a
 /// registry's `Retry-After`. The invocation's deadline ends it from outside.
 ///
 /// # Errors

@@ -2,14 +2,16 @@
 //!
 //! A signed webhook says that GitHub sent it, not that its package may be mirrored: that is what a rule says.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
+use oci_client::Reference;
 use semver::{Version, VersionReq};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::job::{Destination, is_repository};
+use crate::job::{Destination, Job, is_repository};
 
 /// All rules, in their order: the first whose `source` matches wins.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ struct TagFilter {
     include: Option<GlobSet>,
     exclude: GlobSet,
     semver: Option<VersionReq>,
+    newest: Option<NonZeroUsize>,
 }
 
 /// Tells a registry host from the first component of a repository name, which may hold dots too.
@@ -63,9 +66,7 @@ struct TagFields {
     #[serde(default)]
     exclude: Vec<String>,
     semver: Option<String>,
-    /// Counts in scheduled runs only.
-    #[serde(rename = "newest")]
-    _newest: Option<u32>,
+    newest: Option<NonZeroUsize>,
 }
 
 #[derive(Deserialize)]
@@ -115,6 +116,11 @@ impl Rules {
             return Err("there is no rule, so nothing could ever be copied".to_owned());
         }
         Ok(Rules(rules))
+    }
+
+    /// All rules, in their order.
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.0.iter()
     }
 
     /// The first rule for `repository`, which is `owner/name` in lower case.
@@ -172,13 +178,37 @@ impl Rule {
             .collect()
     }
 
+    /// The copies of `source` that this rule asks for, one for each destination.
+    ///
+    /// # Errors
+    /// A source without a tag, which has no name at the destination; otherwise as [`Rule::destinations`].
+    pub fn jobs(&self, source: &Reference) -> Result<Vec<Job>, String> {
+        let tag = source
+            .tag()
+            .ok_or("a source with a digest alone needs a `destination` with a tag")?;
+        let job = |destination| Job {
+            source: source.clone(),
+            destination,
+            token_secret_id: self.token_secret_id.clone(),
+            all_tags: false,
+            force: false,
+            dry_run: false,
+        };
+        let destinations = self.destinations(source.repository(), tag)?;
+        Ok(destinations.into_iter().map(job).collect())
+    }
+
     /// Why `tag` is not copied, or `None` if it is.
     pub fn refusal(&self, tag: &str) -> Option<String> {
         let TagFilter {
             include,
             exclude,
             semver,
+            newest: _,
         } = &self.tags;
+        if is_referrer_tag(tag) {
+            return Some(format!("tag {tag} is a signature or an attestation"));
+        }
         if include
             .as_ref()
             .is_some_and(|include| !include.is_match(tag))
@@ -195,6 +225,29 @@ impl Rule {
             ),
             _ => None,
         }
+    }
+
+    /// Those of `tags`, in push order, that a scheduled run looks at: the newest of those that are not refused.
+    pub fn admitted(&self, tags: Vec<String>) -> Vec<String> {
+        let mut admitted: Vec<String> = tags
+            .into_iter()
+            .filter(|tag| self.refusal(tag).is_none())
+            .collect();
+        let newest = self.tags.newest.map_or(usize::MAX, NonZeroUsize::get);
+        admitted.split_off(admitted.len().saturating_sub(newest))
+    }
+
+    /// The packages' owner, and the one package's name if `source` is no glob.
+    pub fn owner_and_name(&self) -> (&str, Option<&str>) {
+        let source = self.source.glob().glob();
+        let (owner, name) = source.split_once('/').unwrap_or((source, ""));
+        let is_glob = name.contains(['*', '?', '[', '{', '\\']);
+        (owner, (!is_glob).then_some(name))
+    }
+
+    /// The rule's `source`, as it is written.
+    pub fn source(&self) -> &str {
+        self.source.glob().glob()
     }
 
     /// The secret with the GHCR token for this rule's packages, if it is not the general one.
@@ -260,6 +313,7 @@ impl TagFilter {
             },
             exclude: tag_globs("tags.exclude", &fields.exclude)?,
             semver,
+            newest: fields.newest,
         })
     }
 }
@@ -270,6 +324,19 @@ fn tag_globs(name: &str, globs: &[String]) -> Result<GlobSet, String> {
         set.add(Glob::new(text).map_err(|error| format!("{name} {text:?}: {}", error.kind()))?);
     }
     set.build().map_err(|error| format!("{name}: {error}"))
+}
+
+/// Tags under which clients keep signatures and attestations of the manifest with that digest.
+/// (distribution-spec v1.1, "Referrers Tag Schema"; cosign's `.sig`, `.att`, `.sbom`)
+fn is_referrer_tag(tag: &str) -> bool {
+    let Some(rest) = tag.strip_prefix("sha256-") else {
+        return false;
+    };
+    let (digits, suffix) = rest.split_once('.').unwrap_or((rest, "x"));
+    digits.len() == 64
+        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && !suffix.is_empty()
+        && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 /// The owner is written out so that no glob ever reaches into somebody else's packages.
@@ -441,6 +508,21 @@ mod tests {
         for (text, expected) in cases {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn referrer_tags_are_no_images() {
+        let digits = "0".repeat(64);
+        for tag in [format!("sha256-{digits}"), format!("sha256-{digits}.sig")] {
+            assert!(is_referrer_tag(&tag), "{tag}");
+        }
+        for tag in [
+            "sha256-1234".to_owned(),
+            format!("sha256-{digits}.s-g"),
+            "1.2.3".to_owned(),
+        ] {
+            assert!(!is_referrer_tag(&tag), "{tag}");
         }
     }
 }

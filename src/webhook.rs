@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use aws_lc_rs::hmac;
+use oci_client::Reference;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
@@ -30,6 +31,18 @@ pub struct Published {
     pub tag: String,
     /// The digest that the tag had at the event, if the payload has a valid one.
     pub digest: Option<Digest>,
+}
+
+impl Published {
+    /// The image at the registry `host`, with the digest as a hint if there is one.
+    pub fn reference(self, host: String) -> Reference {
+        match self.digest {
+            Some(digest) => {
+                Reference::with_tag_and_digest(host, self.repository, self.tag, digest.to_string())
+            }
+            None => Reference::with_tag(host, self.repository, self.tag),
+        }
+    }
 }
 
 /// Whether `signature`, the value of `X-Hub-Signature-256`, is `sha256=` and the hexadecimal HMAC-SHA256 of the raw `body` under
@@ -118,9 +131,6 @@ pub fn read(event_name: &str, payload: &[u8]) -> Result<Delivery, String> {
     if !is_tag(tag) {
         return Err(format!("{tag:?} is no valid tag"));
     }
-    if is_referrer_tag(tag) {
-        return ignored(format!("tag {tag} is a signature or an attestation"));
-    }
     let repository = repository(package)?;
     let digest = [
         &format!("{metadata}/manifest/digest"),
@@ -184,19 +194,6 @@ fn repository(package: &Value) -> Result<String, String> {
     } else {
         Err(format!("{repository:?} is no valid package name"))
     }
-}
-
-/// Tags under which clients keep signatures and attestations of the manifest with that digest.
-/// (distribution-spec v1.1, "Referrers Tag Schema"; cosign's `.sig`, `.att`, `.sbom`)
-pub fn is_referrer_tag(tag: &str) -> bool {
-    let Some(rest) = tag.strip_prefix("sha256-") else {
-        return false;
-    };
-    let (digits, suffix) = rest.split_once('.').unwrap_or((rest, "x"));
-    digits.len() == 64
-        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
-        && !suffix.is_empty()
-        && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 #[cfg(test)]
@@ -267,21 +264,6 @@ mod tests {
         assert_eq!(read(None, "{}"), Ok(b"{}".to_vec()));
         for body in ["", "other=1", "payload=1&payload=2"] {
             assert!(read(form, body).is_err(), "{body}");
-        }
-    }
-
-    #[test]
-    fn referrer_tags_are_no_images() {
-        let digits = "0".repeat(64);
-        for tag in [format!("sha256-{digits}"), format!("sha256-{digits}.sig")] {
-            assert!(is_referrer_tag(&tag), "{tag}");
-        }
-        for tag in [
-            "sha256-1234".to_owned(),
-            format!("sha256-{digits}.s-g"),
-            "1.2.3".to_owned(),
-        ] {
-            assert!(!is_referrer_tag(&tag), "{tag}");
         }
     }
 }

@@ -7,23 +7,51 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 19] = [
-    ("main", &["aws", "config", "error", "handler"]),
+const IMPORTS: [(&str, &[&str]); 24] = [
+    (
+        "main",
+        &["access", "aws", "config", "error", "handler", "queue"],
+    ),
     (
         "handler",
         &[
-            "access", "aws", "config", "copy", "error", "event", "job", "report", "webhook",
+            "access",
+            "aws",
+            "copy",
+            "error",
+            "event",
+            "github",
+            "job",
+            "queue",
+            "reconcile",
+            "report",
+            "webhook",
         ],
     ),
     (
         "event",
-        &["config", "error", "job", "manifest", "report", "webhook"],
+        &[
+            "config",
+            "error",
+            "job",
+            "manifest",
+            "queue",
+            "reconcile",
+            "report",
+            "webhook",
+        ],
     ),
     ("webhook", &["job", "manifest"]),
     (
+        "reconcile",
+        &[
+            "access", "error", "github", "job", "registry", "report", "retry", "rules", "tally",
+        ],
+    ),
+    (
         "copy",
         &[
-            "access", "aws", "error", "job", "plan", "report", "tally", "transfer",
+            "access", "error", "job", "plan", "report", "tally", "transfer",
         ],
     ),
     (
@@ -38,29 +66,43 @@ const IMPORTS: [(&str, &[&str]); 19] = [
             "aws", "config", "error", "job", "registry", "rules", "tally",
         ],
     ),
-    ("registry", &["error", "job", "manifest", "registry"]),
-    ("aws", &["error", "job"]),
+    ("queue", &["error", "job", "manifest", "sdk"]),
+    (
+        "registry",
+        &["error", "job", "link", "manifest", "registry"],
+    ),
+    ("github", &["error", "link", "manifest"]),
+    ("aws", &["error", "job", "sdk"]),
     ("config", &["error", "job", "rules"]),
     ("rules", &["job"]),
     ("retry", &["error"]),
     ("tally", &[]),
     ("job", &["manifest"]),
     ("manifest", &[]),
+    ("link", &[]),
+    ("sdk", &["error"]),
     ("error", &[]),
     ("lib", &[]),
 ];
 
 /// Each vendor crate and the only modules that may name it.
-const VENDORS: [(&str, &[&str]); 10] = [
+const VENDORS: [(&str, &[&str]); 12] = [
     ("lambda_runtime", &["main", "handler", "error"]),
     ("aws_lambda_events", &["event"]),
-    ("aws_config", &["aws"]),
+    ("aws_config", &["aws", "queue"]),
     ("aws_sdk_ecr", &["aws"]),
     ("aws_sdk_secretsmanager", &["aws"]),
-    ("oci_client", &["event", "job", "manifest", "registry"]),
-    ("reqwest", &["main", "access", "registry"]),
+    ("aws_sdk_ssm", &["aws"]),
+    ("aws_sdk_sqs", &["queue", "sdk"]),
+    (
+        "oci_client",
+        &[
+            "event", "handler", "job", "manifest", "registry", "rules", "webhook",
+        ],
+    ),
+    ("reqwest", &["main", "access", "github", "link", "registry"]),
     ("http_auth", &["registry"]),
-    ("globset", &["rules"]),
+    ("globset", &["event", "reconcile", "rules"]),
     ("backon", &["retry"]),
 ];
 

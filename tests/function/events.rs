@@ -4,18 +4,7 @@ use serde_json::{Value, json};
 use support::deployment::WEBHOOK_SECRET;
 use support::webhook::{self, Shape};
 
-use crate::scenario::{Image, REPOSITORY, Scenario, layers, small_image};
-
-/// Status and body of the HTTP reply to an event.
-async fn reply(scenario: &Scenario, event: &Value) -> (i64, Value) {
-    let reply = scenario.invoke(event).await.reply();
-    let status = reply["statusCode"].as_i64().expect("a status");
-    let body = reply["body"].as_str().expect("a body");
-    (
-        status,
-        serde_json::from_str(body).expect("JSON in the body"),
-    )
-}
+use crate::scenario::{Image, REPOSITORY, Scenario, http_reply as reply, layers, small_image};
 
 fn published(tag: &str, digest: &str) -> String {
     webhook::package_event("acme", "api", tag, digest)
@@ -288,7 +277,7 @@ async fn an_announced_tag_is_waited_for() {
     let scenario = Scenario::start().await;
     let [a, b, _] = layers();
     let (old, new) = (Image::single(&[a]), Image::single(&[b]));
-    scenario.ghcr.put_image(REPOSITORY, "latest", &old);
+    scenario.push(REPOSITORY, "latest", &old);
     let event = webhook::api_gateway_v2("package", &published("latest", &new.top), WEBHOOK_SECRET);
     let push = async {
         scenario
@@ -296,7 +285,7 @@ async fn an_announced_tag_is_waited_for() {
             .server
             .wait_for("GET", "/manifests/latest")
             .await;
-        scenario.ghcr.put_image(REPOSITORY, "latest", &new);
+        scenario.push(REPOSITORY, "latest", &new);
     };
     let ((status, report), ()) = tokio::join!(reply(&scenario, &event), push);
     assert_eq!((status, &report["digest"]), (200, &json!(new.top)));

@@ -156,7 +156,7 @@ async fn a_missing_permission_for_the_authorization() {
 #[tokio::test]
 async fn events_that_are_none() {
     let scenario = Scenario::start().await;
-    let cases: [(Value, &str); 13] = [
+    let cases: [(Value, &str); 16] = [
         (json!({}), "neither an HTTP request (`requestContext`)"),
         (json!(null), "neither an HTTP request"),
         (json!("ghcr.io/acme/api:1"), "neither an HTTP request"),
@@ -190,12 +190,21 @@ async fn events_that_are_none() {
             "`tags` is empty",
         ),
         (
-            json!({"Records": [{"eventSource": "aws:sqs"}]}),
-            "not supported by this version yet",
+            json!({"Records": [{"eventSource": "aws:sns"}]}),
+            "not every `eventSource` is `aws:sqs`",
         ),
         (
-            json!({"source": "aws.scheduler", "detail-type": "Scheduled Event", "detail": "{}"}),
-            "not supported by this version yet",
+            json!({"Records": [{"eventSource": "aws:sqs", "messageId": ""}]}),
+            "no `messageId`",
+        ),
+        (
+            json!({"source": "github.com", "detail-type": "package", "detail": "{"}),
+            "`detail` is no JSON",
+        ),
+        (json!({"reconcile": "acme/*"}), "`true` or a list of globs"),
+        (
+            json!({"reconcile": true, "dryrun": true}),
+            "unknown field `dryrun`",
         ),
     ];
     for (event, part) in cases {
@@ -236,9 +245,9 @@ async fn settings_that_are_malformed() {
             "setting DESTINATION_REGISTRY",
         ),
         (
-            "JOB_QUEUE_URL",
-            "https://example.com/queue.fifo",
-            "not supported by this version yet",
+            "GITHUB_API_URL",
+            "api.github.com",
+            "setting GITHUB_API_URL is \"api.github.com\"",
         ),
     ];
     for (name, value, part) in cases {

@@ -13,4 +13,6 @@ mod failures;
 mod hazards;
 mod interruptions;
 mod memory;
+mod queue;
 mod scenario;
+mod schedule;

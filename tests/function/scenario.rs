@@ -47,10 +47,15 @@ impl Scenario {
         Scenario(Deployment::start_with(binary, environment).await)
     }
 
+    /// As [`Scenario::start_with`], with a queue for jobs and one for dead letters.
+    pub(crate) async fn start_with_queue(environment: &[(&str, &str)]) -> Scenario {
+        Scenario(Deployment::start_with_queue(Path::new(BINARY), environment).await)
+    }
+
     /// With a small two-platform image under `tag`.
     pub(crate) async fn with_image(tag: &str) -> Scenario {
         let scenario = Scenario::start().await;
-        scenario.ghcr.put_image(REPOSITORY, tag, &small_image());
+        scenario.push(REPOSITORY, tag, &small_image());
         scenario
     }
 
@@ -118,4 +123,15 @@ pub(crate) fn layers() -> [Blob; 3] {
 pub(crate) fn small_image() -> Image {
     let [a, b, c] = layers();
     Image::buildx(&[("linux/amd64", &[a.clone(), b]), ("linux/arm64", &[a, c])])
+}
+
+/// Status and body of the HTTP reply to an event.
+pub(crate) async fn http_reply(scenario: &Scenario, event: &Value) -> (i64, Value) {
+    let reply = scenario.invoke(event).await.reply();
+    let status = reply["statusCode"].as_i64().expect("a status");
+    let body = reply["body"].as_str().expect("a body");
+    (
+        status,
+        serde_json::from_str(body).expect("JSON in the body"),
+    )
 }

@@ -1,6 +1,7 @@
-//! The two AWS calls of the function, on one endpoint: `GetSecretValue` of Secrets Manager and `GetAuthorizationToken` of ECR.
+//! Three AWS calls of the function, on one endpoint: `GetSecretValue` of Secrets Manager, `GetParameter` of Systems Manager
+//! and `GetAuthorizationToken` of ECR.
 //!
-//! Both services speak AWS JSON 1.1: POST to `/`, the operation in `X-Amz-Target`, errors as 400 with `__type`.
+//! The services speak AWS JSON 1.1: POST to `/`, the operation in `X-Amz-Target`, errors as 400 with `__type`.
 //! Names, shapes and texts are those of the services' API references.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,12 +11,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
 use crate::function::{ACCOUNT, REGION};
 use crate::http::{self, Reply, Server, lock};
 
-/// Secrets Manager and the ECR API behind one URL, the one for `AWS_ENDPOINT_URL`.
+/// The most bytes of an advanced parameter; a standard one has half of that.
+const PARAMETER_LIMIT: usize = 8 * 1024;
+
+/// Secrets Manager, Systems Manager and the ECR API behind one URL, the one for `AWS_ENDPOINT_URL`.
 #[derive(Clone)]
 pub struct Aws {
     /// URL, request log and faults.
@@ -26,6 +31,7 @@ pub struct Aws {
 #[derive(Default)]
 struct State {
     secrets: BTreeMap<String, Secret>,
+    parameters: BTreeMap<String, Parameter>,
     denied: BTreeSet<String>,
     authorization: Option<Authorization>,
     calls: BTreeMap<String, usize>,
@@ -38,6 +44,12 @@ struct Secret {
     undecipherable: bool,
 }
 
+#[derive(Default)]
+struct Parameter {
+    value: String,
+    version: u64,
+}
+
 struct Authorization {
     password: String,
     registry_url: String,
@@ -45,7 +57,7 @@ struct Authorization {
 }
 
 impl Aws {
-    /// No secrets and no ECR authorization to begin with.
+    /// No secrets, no parameters and no ECR authorization to begin with.
     pub async fn start() -> Aws {
         let state = Arc::new(Mutex::new(State::default()));
         let server = {
@@ -87,7 +99,25 @@ impl Aws {
             .undecipherable = true;
     }
 
-    /// From now on the caller has no permission for `operation` (`GetSecretValue` or `GetAuthorizationToken`).
+    /// Creates a parameter of type `String`, or gives it a new value and version.
+    pub fn put_parameter(&self, name: &str, value: &str) {
+        assert!(
+            value.len() <= PARAMETER_LIMIT,
+            "a parameter has at most {PARAMETER_LIMIT} bytes"
+        );
+        let mut state = self.state();
+        let parameter = state.parameters.entry(name.to_owned()).or_default();
+        parameter.value = value.to_owned();
+        parameter.version += 1;
+    }
+
+    /// The ARN under which the parameter `name` is found too.
+    pub fn parameter_arn(name: &str) -> String {
+        let path = name.trim_start_matches('/');
+        format!("arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/{path}")
+    }
+
+    /// From now on the caller has no permission for `operation` (`GetSecretValue`, `GetParameter` or `GetAuthorizationToken`).
     pub fn deny(&self, operation: &str) {
         self.state().denied.insert(operation.to_owned());
     }
@@ -118,16 +148,54 @@ pub fn in_twelve_hours() -> SystemTime {
     SystemTime::now() + Duration::from_secs(12 * 60 * 60)
 }
 
-fn answer(head: &hyper::http::request::Parts, body: &Bytes, state: &mut State) -> Reply {
-    let header = |name: &str| {
-        head.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-    };
-    let target = header("x-amz-target");
+/// What is wrong with a call to `service`, before its operation is looked at: the error's code and message.
+pub(crate) fn frame_error(
+    head: &Parts,
+    service: &str,
+    content_type: &str,
+) -> Option<(&'static str, String)> {
+    if head.method != "POST"
+        || head.uri.path() != "/"
+        || header(head, "content-type") != content_type
+    {
+        let message = format!("POST / with {content_type} is wanted");
+        return Some(("SerializationException", message));
+    }
+    let authorization = header(head, "authorization");
+    if !authorization.starts_with("AWS4-HMAC-SHA256 Credential=")
+        || !authorization.contains("Signature=")
+    {
+        let message = "Missing Authentication Token".to_owned();
+        return Some(("MissingAuthenticationTokenException", message));
+    }
+    let scope = format!("/{REGION}/{service}/aws4_request,");
+    (!authorization.contains(&scope)).then(|| {
+        let message = format!("Credential should be scoped to {scope}");
+        ("InvalidSignatureException", message)
+    })
+}
+
+/// What IAM says to a caller whose role lacks `action`.
+pub(crate) fn denial(action: &str, resource: &str) -> String {
+    format!(
+        "User: arn:aws:sts::{ACCOUNT}:assumed-role/ghcr-to-ecr/ghcr-to-ecr is not authorized to perform: \
+         {action} on resource: {resource} because no identity-based policy allows the {action} action"
+    )
+}
+
+/// A header's value; empty if there is none.
+pub(crate) fn header<'a>(head: &'a Parts, name: &str) -> &'a str {
+    head.headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default()
+}
+
+fn answer(head: &Parts, body: &Bytes, state: &mut State) -> Reply {
+    let target = header(head, "x-amz-target");
     let (service, operation) = match target {
         "secretsmanager.GetSecretValue" => ("secretsmanager", "GetSecretValue"),
+        "AmazonSSM.GetParameter" => ("ssm", "GetParameter"),
         "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken" => {
             ("ecr", "GetAuthorizationToken")
         }
@@ -138,48 +206,25 @@ fn answer(head: &hyper::http::request::Parts, body: &Bytes, state: &mut State) -
             );
         }
     };
-    if head.method != "POST"
-        || head.uri.path() != "/"
-        || header("content-type") != "application/x-amz-json-1.1"
-    {
-        return refusal(
-            "SerializationException",
-            "POST / with application/x-amz-json-1.1 is wanted",
-        );
-    }
     *state.calls.entry(operation.to_owned()).or_default() += 1;
-
-    let authorization = header("authorization");
-    let scope = format!("/{REGION}/{service}/aws4_request,");
-    if !authorization.starts_with("AWS4-HMAC-SHA256 Credential=")
-        || !authorization.contains("Signature=")
-    {
-        return refusal(
-            "MissingAuthenticationTokenException",
-            "Missing Authentication Token",
-        );
-    }
-    if !authorization.contains(&scope) {
-        return refusal(
-            "InvalidSignatureException",
-            &format!("Credential should be scoped to {scope}"),
-        );
+    if let Some((kind, message)) = frame_error(head, service, CONTENT_TYPE) {
+        return refusal(kind, &message);
     }
     let Ok(input) = serde_json::from_slice::<Value>(body) else {
         return refusal("SerializationException", "the body is no JSON");
     };
     if state.denied.contains(operation) {
-        let resource = input["SecretId"].as_str().unwrap_or("*");
-        return refusal(
-            "AccessDeniedException",
-            &format!(
-                "User: arn:aws:sts::{ACCOUNT}:assumed-role/ghcr-to-ecr/ghcr-to-ecr is not authorized to perform: \
-                 {service}:{operation} on resource: {resource} because no identity-based policy allows the {service}:{operation} action"
-            ),
-        );
+        let resource = match service {
+            "secretsmanager" => input["SecretId"].as_str().unwrap_or("*").to_owned(),
+            "ssm" => Aws::parameter_arn(input["Name"].as_str().unwrap_or("*")),
+            _ => "*".to_owned(),
+        };
+        let message = denial(&format!("{service}:{operation}"), &resource);
+        return refusal("AccessDeniedException", &message);
     }
     match service {
         "secretsmanager" => secret_value(&input, state),
+        "ssm" => parameter(&input, state),
         _ => authorization_token(state),
     }
 }
@@ -226,6 +271,36 @@ fn secret_value(input: &Value, state: &State) -> Reply {
     }))
 }
 
+/// `WithDecryption` is for values that are encrypted, and of no effect on others.
+fn parameter(input: &Value, state: &State) -> Reply {
+    let id = input["Name"].as_str().unwrap_or_default();
+    if id.is_empty() || !matches!(input["WithDecryption"], Value::Null | Value::Bool(_)) {
+        return refusal(
+            "ValidationException",
+            "a Name, and for WithDecryption a boolean, is wanted",
+        );
+    }
+    let Some((name, parameter)) = state
+        .parameters
+        .iter()
+        .find(|(name, _)| id == *name || id == Aws::parameter_arn(name))
+    else {
+        // The service itself has no words for it.
+        return refusal("ParameterNotFound", "");
+    };
+    success(&json!({
+        "Parameter": {
+            "ARN": Aws::parameter_arn(name),
+            "DataType": "text",
+            "LastModifiedDate": 1_582_657_288.819,
+            "Name": name,
+            "Type": "String",
+            "Value": parameter.value,
+            "Version": parameter.version,
+        }
+    }))
+}
+
 fn authorization_token(state: &State) -> Reply {
     let Some(authorization) = &state.authorization else {
         return refusal("ServerException", "this test gave no ECR authorization");
@@ -267,19 +342,17 @@ mod tests {
     use super::*;
 
     const SECRET: &str = "secretsmanager.GetSecretValue";
+    const PARAMETER: &str = "AmazonSSM.GetParameter";
     const TOKEN: &str = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken";
 
     fn call(aws: &Aws, target: &str, input: Value) -> (String, Value) {
-        let service = target.split('.').next().map(|name| {
-            if name == "secretsmanager" {
-                name
-            } else {
-                "ecr"
-            }
-        });
+        let service = match target {
+            SECRET => "secretsmanager",
+            PARAMETER => "ssm",
+            _ => "ecr",
+        };
         let signature = format!(
-            "AWS4-HMAC-SHA256 Credential=AKIA/20261121/{REGION}/{}/aws4_request, SignedHeaders=host, Signature=00",
-            service.expect("a service")
+            "AWS4-HMAC-SHA256 Credential=AKIA/20261121/{REGION}/{service}/aws4_request, SignedHeaders=host, Signature=00",
         );
         call_with(aws, target, &signature, input)
     }
@@ -374,5 +447,35 @@ mod tests {
         assert_eq!(data["authorizationToken"], STANDARD.encode("AWS:password"));
         assert_eq!(data["expiresAt"], 1_800_000_000.0);
         assert_eq!(data["proxyEndpoint"], "http://127.0.0.1:1");
+    }
+
+    #[tokio::test]
+    async fn parameters_are_found_by_name_or_arn() {
+        let aws = Aws::start().await;
+        let input = json!({"Name": "/ghcr-to-ecr/rules", "WithDecryption": true});
+        assert_eq!(call(&aws, PARAMETER, input.clone()).0, "ParameterNotFound");
+        aws.put_parameter("/ghcr-to-ecr/rules", "[]");
+        aws.put_parameter("/ghcr-to-ecr/rules", "[1]");
+        let parameter = call(&aws, PARAMETER, input.clone()).1["Parameter"].clone();
+        assert_eq!(
+            (&parameter["Value"], &parameter["Version"]),
+            (&json!("[1]"), &json!(2))
+        );
+        let arn = Aws::parameter_arn("/ghcr-to-ecr/rules");
+        assert_eq!(
+            arn,
+            "arn:aws:ssm:eu-west-3:123456789012:parameter/ghcr-to-ecr/rules"
+        );
+        let by_arn = call(&aws, PARAMETER, json!({"Name": arn})).1;
+        assert_eq!(by_arn["Parameter"], parameter);
+        assert_eq!(
+            call(&aws, PARAMETER, json!({"Name": ""})).0,
+            "ValidationException"
+        );
+        aws.deny("GetParameter");
+        let (kind, body) = call(&aws, PARAMETER, input);
+        assert_eq!(kind, "AccessDeniedException");
+        let message = body["message"].as_str().expect("a message");
+        assert!(message.contains("ssm:GetParameter on resource: arn:aws:ssm:"));
     }
 }

@@ -161,6 +161,15 @@ impl Ecr {
         });
     }
 
+    /// Puts a tag on a manifest that is there, as if it had been pushed before.
+    pub fn put_tag(&self, repository: &str, tag: &str, digest: &str) {
+        self.change(repository, |it| {
+            let is_there = it.manifests.contains_key(digest);
+            it.tags.insert(tag.to_owned(), digest.to_owned());
+            is_there.then_some(())
+        });
+    }
+
     /// Deletes a tag; its manifest stays.
     pub fn delete_tag(&self, repository: &str, tag: &str) {
         self.change(repository, |it| it.tags.remove(tag).map(drop));
@@ -169,7 +178,7 @@ impl Ecr {
     fn change(&self, repository: &str, change: impl FnOnce(&mut Repository) -> Option<()>) {
         let mut state = self.state();
         let found = state.repositories.get_mut(repository).and_then(change);
-        found.unwrap_or_else(|| panic!("nothing there to delete in {repository}"));
+        found.unwrap_or_else(|| panic!("nothing of the kind is there in {repository}"));
     }
 
     /// From now on `password` is the good one, and the one before it has expired.

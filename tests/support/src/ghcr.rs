@@ -22,6 +22,9 @@ const PLACEHOLDER: &str = "user/image";
 /// Tags of one page unless the client asks for another number.
 const PAGE: usize = 100;
 
+/// The most tags of one page. The real limit is not known; a client that follows links does not depend on it.
+const PAGE_LIMIT: usize = 1000;
+
 /// The registry and its storage host. Repositories are private unless [`Ghcr::set_public`] says otherwise.
 pub struct Ghcr {
     /// `/v2/` and `/token`.
@@ -52,6 +55,7 @@ struct State {
 struct Repository {
     public: bool,
     refused: bool,
+    loops: bool,
     /// In the order of their pushes.
     tags: Vec<(String, String)>,
     manifests: BTreeMap<String, StoredManifest>,
@@ -158,6 +162,11 @@ impl Ghcr {
     /// that is worth nothing.
     pub fn set_refused(&self, repository: &str, refused: bool) {
         self.change(repository, |repository| repository.refused = refused);
+    }
+
+    /// Whether the last page of tags links to the first again, as some registries do.
+    pub fn set_loops(&self, repository: &str, loops: bool) {
+        self.change(repository, |repository| repository.loops = loops);
     }
 
     /// The personal access tokens that are accepted from now on; bearer tokens stay valid.
@@ -467,7 +476,8 @@ impl Repository {
         let size = parameters
             .get("n")
             .and_then(|size| size.parse().ok())
-            .unwrap_or(PAGE);
+            .unwrap_or(PAGE)
+            .min(PAGE_LIMIT);
         let start = match parameters.get("last") {
             Some(last) => self
                 .tags
@@ -489,8 +499,12 @@ impl Repository {
             json!(page)
         };
         let mut response = json(200, &json!({ "name": name, "tags": tags }));
-        if let Some(last) = page.last().filter(|_| start + page.len() < self.tags.len()) {
-            let link = format!(r#"</v2/{name}/tags/list?last={last}&n={size}>; rel="next""#);
+        let next = match page.last() {
+            Some(last) if start + page.len() < self.tags.len() => Some(format!("last={last}&")),
+            _ => self.loops.then(String::new),
+        };
+        if let Some(next) = next {
+            let link = format!(r#"</v2/{name}/tags/list?{next}n={size}>; rel="next""#);
             response
                 .headers_mut()
                 .insert("link", link.parse().expect("a valid header"));

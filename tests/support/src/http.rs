@@ -122,10 +122,12 @@ impl Server {
     }
 
     /// How many of [`Server::requests`] have this method (`*` for any) and a path that contains `path_part`.
+    /// The paths of AWS calls are all the same, so their operation (`AmazonSQS.SendMessage`) counts as part of the path,
+    /// here and in the other methods with a `path_part`.
     pub fn count(&self, method: &str, path_part: &str) -> usize {
         lock(&self.shared.log)
             .iter()
-            .filter(|entry| matches(method, path_part, &entry.method, &entry.path))
+            .filter(|entry| entry.matches(method, path_part))
             .count()
     }
 
@@ -290,7 +292,8 @@ pub fn query(path_and_query: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn percent_decoded(text: &str) -> String {
+/// What `%` and two digits stand for, and a space for `+`.
+pub(crate) fn percent_decoded(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
@@ -450,15 +453,9 @@ where
 impl Shared {
     fn next_fault(&self, entry: &Entry) -> Option<Fault> {
         let mut faults = lock(&self.faults);
-        let script = faults.iter_mut().find(|script| {
-            script.times > 0
-                && matches(
-                    &script.method,
-                    &script.path_part,
-                    &entry.method,
-                    &entry.path,
-                )
-        })?;
+        let script = faults
+            .iter_mut()
+            .find(|script| script.times > 0 && entry.matches(&script.method, &script.path_part))?;
         script.times -= 1;
         Some(script.fault.clone())
     }
@@ -476,6 +473,14 @@ impl Entry {
             body_bytes: AtomicU64::new(0),
             status: AtomicU16::new(0),
         }
+    }
+
+    /// Whether this has the method (`*` for any), and `path_part` in its path or in the name of its AWS operation.
+    fn matches(&self, method: &str, path_part: &str) -> bool {
+        let operation = self.headers.get("x-amz-target");
+        (method == "*" || method == self.method)
+            && (self.path.contains(path_part)
+                || operation.is_some_and(|operation| operation.contains(path_part)))
     }
 
     fn snapshot(&self) -> Request {
@@ -501,10 +506,6 @@ fn joined(headers: &HeaderMap) -> BTreeMap<String, String> {
         .keys()
         .map(|name| (name.to_string(), values(name).join(", ")))
         .collect()
-}
-
-fn matches(wanted_method: &str, path_part: &str, method: &str, path: &str) -> bool {
-    (wanted_method == "*" || wanted_method == method) && path.contains(path_part)
 }
 
 /// A panic in one test's handler must not turn into a second panic that hides it.

@@ -11,8 +11,10 @@
 //! | [`image`] | images in memory: manifests byte for byte, blobs of any size generated while they are read |
 //! | [`ghcr`] | GitHub Container Registry and the storage host that it redirects to |
 //! | [`ecr`] | Amazon ECR's registry API |
-//! | [`aws`] | Secrets Manager and ECR's `GetAuthorizationToken` |
-//! | [`webhook`] | signed GitHub deliveries as API Gateway passes them on |
+//! | [`github`] | GitHub's REST API for packages |
+//! | [`aws`] | Secrets Manager, Systems Manager's parameters and ECR's `GetAuthorizationToken` |
+//! | [`sqs`] | Amazon SQS, and Lambda's polling of its queues |
+//! | [`webhook`] | signed GitHub deliveries as API Gateway and EventBridge pass them on, and the events of schedules |
 //! | [`function`] | the real binary, driven through a local Lambda runtime API |
 //! | [`deployment`] | all of the above wired together |
 //!
@@ -23,6 +25,8 @@ pub mod deployment;
 pub mod ecr;
 pub mod function;
 pub mod ghcr;
+pub mod github;
 pub mod http;
 pub mod image;
+pub mod sqs;
 pub mod webhook;

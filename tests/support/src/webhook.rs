@@ -1,4 +1,5 @@
-//! GitHub's deliveries as the function receives them: a signed payload inside an API Gateway event.
+//! GitHub's deliveries as the function receives them, a signed payload inside an API Gateway event or a bare one inside EventBridge's,
+//! and the events of schedules.
 //!
 //! The payloads have the fields of real `package` deliveries, oddities included: empty strings where an index has no config,
 //! the zero time, `CONTAINER` in upper case, the owner once in lower case and once as it is written.
@@ -7,6 +8,8 @@ use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+
+use crate::function::{ACCOUNT, REGION};
 
 /// The media type of the manifests that [`Shape::Index`] speaks of.
 const INDEX_MEDIA_TYPE: &str = "application/vnd.oci.image.index.v1+json";
@@ -211,6 +214,32 @@ pub fn in_base64(mut event: Value) -> Value {
     event
 }
 
+/// An event as EventBridge passes it on. A GitHub delivery has its payload as `detail`, and the event's name as `detail_type`.
+/// (AWS documentation, "Receiving SaaS events from AWS Lambda function URLs in Amazon EventBridge")
+pub fn eventbridge(source: &str, detail_type: &str, detail: Value) -> Value {
+    json!({
+        "version": "0", "id": "53dc4d37-cffa-4f76-80c9-8b7d4a4d2eaa", "detail-type": detail_type, "source": source,
+        "account": ACCOUNT, "time": "2026-11-21T08:00:00Z", "region": REGION, "resources": [], "detail": detail,
+    })
+}
+
+/// What a scheduled rule of EventBridge sends.
+pub fn scheduled_rule() -> Value {
+    let mut event = eventbridge("aws.events", "Scheduled Event", json!({}));
+    event["resources"] = json!([format!(
+        "arn:aws:events:{REGION}:{ACCOUNT}:rule/ghcr-to-ecr"
+    )]);
+    event
+}
+
+/// What EventBridge Scheduler sends to a target without an input of its own: `detail` is a text.
+pub fn scheduler() -> Value {
+    let mut event = eventbridge("aws.scheduler", "Scheduled Event", json!("{}"));
+    let schedule = format!("arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule/default/ghcr-to-ecr");
+    event["resources"] = json!([schedule]);
+    event
+}
+
 const HOST: &str = "a1b2c3d4e5.execute-api.eu-west-3.amazonaws.com";
 const USER_AGENT: &str = "GitHub-Hookshot/044aadd";
 
@@ -313,5 +342,22 @@ mod tests {
             body.as_bytes()
         );
         assert_eq!(encoded["isBase64Encoded"], true);
+    }
+
+    #[test]
+    fn schedules_differ_in_source_and_in_the_type_of_their_detail() {
+        let (rule, schedule) = (scheduled_rule(), scheduler());
+        assert_eq!(
+            (&rule["source"], &rule["detail"]),
+            (&json!("aws.events"), &json!({}))
+        );
+        assert_eq!(
+            (&schedule["source"], &schedule["detail"]),
+            (&json!("aws.scheduler"), &json!("{}"))
+        );
+        assert_eq!(rule["detail-type"], schedule["detail-type"]);
+        let delivery = eventbridge("github.com", "package", json!({"action": "published"}));
+        assert_eq!(delivery["detail-type"], "package");
+        assert_eq!(delivery["detail"]["action"], "published");
     }
 }

@@ -394,6 +394,31 @@ async fn tags_are_listed_oldest_first_and_page_by_page() {
 }
 
 #[tokio::test]
+async fn a_page_of_tags_has_a_limit_and_the_last_one_may_lead_back_to_the_first() {
+    let (ghcr, image) = registry().await;
+    for number in 2..=1001 {
+        ghcr.put_tag(NAME, &number.to_string(), &image.top);
+    }
+    let bearer = login(&ghcr, NAME).await;
+    let path = "tags/list?n=10000";
+    let first = pull(&ghcr, &bearer, path, &[]).await;
+    assert_eq!(
+        header(&first, "link"),
+        r#"</v2/acme/tools/api/tags/list?last=1000&n=1000>; rel="next""#
+    );
+    let path = "tags/list?last=1000&n=1000";
+    let last = pull(&ghcr, &bearer, path, &[]).await;
+    let whole = br#"{"name":"acme/tools/api","tags":["1001"]}"#;
+    assert_eq!((&last.body()[..], header(&last, "link")), (&whole[..], ""));
+    ghcr.set_loops(NAME, true);
+    let last = pull(&ghcr, &bearer, path, &[]).await;
+    assert_eq!(
+        header(&last, "link"),
+        r#"</v2/acme/tools/api/tags/list?n=1000>; rel="next""#
+    );
+}
+
+#[tokio::test]
 async fn referrers_lead_away_from_the_registry() {
     let (ghcr, image) = registry().await;
     let bearer = login(&ghcr, NAME).await;

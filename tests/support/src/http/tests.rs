@@ -73,6 +73,24 @@ async fn a_status_fault_plays_as_often_as_told_and_only_where_told() {
 }
 
 #[tokio::test]
+async fn aws_operations_are_told_apart() {
+    let server = server().await;
+    let fault = Fault::Status {
+        status: 503,
+        headers: vec![],
+        body: String::new(),
+    };
+    server.fault("POST", "SendMessage", 1, fault);
+    for (operation, status) in [("ChangeMessageVisibility", 201), ("SendMessage", 503)] {
+        let target = format!("AmazonSQS.{operation}");
+        let headers = [("x-amz-target", target.as_str())];
+        let response = send("POST", &server.url(), &headers, "{}").await.unwrap();
+        assert_eq!(response.status(), status);
+        assert_eq!(server.count("POST", operation), 1);
+    }
+}
+
+#[tokio::test]
 async fn response_bodies_are_tampered_with_as_told() {
     let server = server().await;
     let url = server.url();

@@ -1,0 +1,121 @@
+//! HTTP requests as API Gateway and function URLs hand them over, and the replies to them.
+
+use aws_lambda_events::apigw::{
+    ApiGatewayProxyRequest, ApiGatewayProxyResponse, ApiGatewayV2httpRequest,
+};
+use aws_lambda_events::encodings::Body;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use super::Request;
+use crate::config::Settings;
+use crate::error::{Error, Kind, Result};
+use crate::report::Outcome;
+use crate::webhook;
+
+/// What matters of an HTTP request.
+#[derive(Debug)]
+pub struct HttpRequest {
+    /// `X-GitHub-Event`.
+    pub event_name: Option<String>,
+    /// `X-Hub-Signature-256`.
+    pub signature: Option<String>,
+    /// `X-GitHub-Delivery`, which stays the same when a delivery is repeated.
+    pub delivery: Option<String>,
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// The body as it was sent, decoded if the gateway encoded it.
+    pub body: Vec<u8>,
+}
+
+impl HttpRequest {
+    /// HTTP API and function URL: header names in lower case, repeated ones joined by commas.
+    pub(super) fn from_version_2(payload: Value) -> Result<Self> {
+        let request: ApiGatewayV2httpRequest = serde_json::from_value(payload).map_err(not_http)?;
+        let header = |name: &str| request.headers.get(name)?.to_str().ok().map(str::to_owned);
+        let body = request.body.as_deref();
+        Ok(HttpRequest::new(header, body, request.is_base64_encoded))
+    }
+
+    /// REST API: header names as they were sent, and perhaps only in `multiValueHeaders`.
+    pub(super) fn from_version_1(payload: Value) -> Result<Self> {
+        let request: ApiGatewayProxyRequest = serde_json::from_value(payload).map_err(not_http)?;
+        let header = |name: &str| {
+            let value = request.headers.get(name);
+            let value = value.or(request.multi_value_headers.get(name));
+            value?.to_str().ok().map(str::to_owned)
+        };
+        let body = request.body.as_deref();
+        Ok(HttpRequest::new(header, body, request.is_base64_encoded))
+    }
+
+    fn new(
+        header: impl Fn(&str) -> Option<String>,
+        body: Option<&str>,
+        is_base64_encoded: bool,
+    ) -> Self {
+        let body = body.unwrap_or_default();
+        let body = match is_base64_encoded {
+            // What is not the base64 it is said to be can't be signed either.
+            true => STANDARD.decode(body).unwrap_or_default(),
+            false => body.as_bytes().to_vec(),
+        };
+        HttpRequest {
+            event_name: header("x-github-event"),
+            signature: header("x-hub-signature-256"),
+            delivery: header("x-github-delivery"),
+            content_type: header("content-type"),
+            body,
+        }
+    }
+
+    /// What the delivery asks for. The signature must have been checked before.
+    ///
+    /// # Errors
+    /// [`Error::Event`] for a delivery that can't be understood, [`Error::Rule`] for a rule that can't be carried out.
+    pub fn request(&self, settings: &Settings) -> Result<Request> {
+        let event_name = self
+            .event_name
+            .as_deref()
+            .ok_or_else(|| Error::Event("the header X-GitHub-Event is missing".to_owned()))?;
+        let payload =
+            webhook::payload(self.content_type.as_deref(), &self.body).map_err(Error::Event)?;
+        super::delivery(event_name, &payload, settings)
+    }
+}
+
+fn not_http(error: serde_json::Error) -> Error {
+    Error::Event(format!(
+        "not an HTTP request as API Gateway or a function URL sends it: {error}"
+    ))
+}
+
+/// The reply with the reports as its body.
+pub(super) fn reply(outcome: Outcome, error: Option<&Error>, body: &Value) -> Result<Value> {
+    let mut response = ApiGatewayProxyResponse::default();
+    response.status_code = status(outcome, error);
+    response.headers.insert(
+        "content-type",
+        "application/json"
+            .parse()
+            .map_err(|_| Error::Internal("no content type".to_owned()))?,
+    );
+    response.body = Some(Body::Text(body.to_string()));
+    serde_json::to_value(response).map_err(|error| Error::Internal(error.to_string()))
+}
+
+/// GitHub shows the status of each delivery: 4xx is the sender's to mend, 5xx is ours.
+fn status(outcome: Outcome, error: Option<&Error>) -> i64 {
+    match error {
+        None if outcome == Outcome::Queued => 202,
+        None => 200,
+        Some(Error::Event(_)) => 400,
+        Some(Error::Signature) => 401,
+        Some(error) => match error.kind() {
+            Kind::Transient | Kind::Deadline => 503,
+            Kind::Internal | Kind::Invalid => 500,
+            Kind::Denied | Kind::NotFound | Kind::Immutable => 502,
+        },
+    }
+}

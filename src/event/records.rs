@@ -1,0 +1,51 @@
+//! Messages of SQS, as Lambda's event source mapping brings them, and the reply that says which of them must come back.
+
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::queue::Message;
+
+/// The messages of a batch. Their bodies are left for later, so that one that can't be understood fails alone.
+pub(super) fn read(payload: Value) -> Result<Vec<Message>> {
+    let wanted = |reason: &str| Error::Event(format!("`Records`, but {reason}"));
+    let event: SqsEvent =
+        serde_json::from_value(payload).map_err(|error| wanted(&error.to_string()))?;
+    event
+        .records
+        .into_iter()
+        .map(|record| {
+            if record.event_source.as_deref() != Some("aws:sqs") {
+                return Err(wanted("not every `eventSource` is `aws:sqs`"));
+            }
+            message(record).ok_or_else(|| wanted("one has no `messageId` or `receiptHandle`"))
+        })
+        .collect()
+}
+
+fn message(record: SqsMessage) -> Option<Message> {
+    let attribute = |name: &str| record.attributes.get(name).cloned();
+    let id = record.message_id.clone().filter(|id| !id.is_empty())?;
+    Some(Message {
+        // A standard queue has no groups: each message is one.
+        group: attribute("MessageGroupId").unwrap_or_else(|| id.clone()),
+        receive_count: attribute("ApproximateReceiveCount")
+            .and_then(|count| count.parse().ok())
+            .unwrap_or(1),
+        receipt_handle: record.receipt_handle?,
+        body: record.body.unwrap_or_default(),
+        id,
+    })
+}
+
+/// The reply that lets Lambda delete all messages of the batch but those with these ids.
+///
+/// # Errors
+/// [`Error::Internal`] if it can't be written.
+pub fn batch_reply(failed: Vec<String>) -> Result<Value> {
+    let mut response = SqsBatchResponse::default();
+    for id in failed {
+        response.add_failure(id);
+    }
+    serde_json::to_value(response).map_err(|error| Error::Internal(error.to_string()))
+}

@@ -1,0 +1,196 @@
+//! A scheduled run: from the rules to the tags that differ between the registries.
+//!
+//! GitHub never repeats a webhook by itself, so this is what makes sure that nothing is lost. It only looks: a tag that is up to
+//! date costs one HEAD request to each registry, and one that is not becomes a job.
+
+use futures_util::{StreamExt, future, stream};
+use globset::GlobMatcher;
+
+use crate::access::{Access, Credentials};
+use crate::error::{Error, Result};
+use crate::github::GitHub;
+use crate::job::{Destination, Job};
+use crate::registry::Repository;
+use crate::report::{Copy, Outcome, Report};
+use crate::retry::retry;
+use crate::rules::Rule;
+use crate::tally::Requests;
+
+/// Tags of one package that are compared at once.
+const CONCURRENCY: usize = 16;
+
+/// What a run looks at.
+#[derive(Debug, Default)]
+pub struct Scope {
+    /// Only packages that one of these matches; all that have a rule if there is none.
+    pub packages: Option<Vec<GlobMatcher>>,
+    /// Plan the copies only.
+    pub dry_run: bool,
+}
+
+/// What a run found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Tags that are up to date, and what could not be looked at.
+    pub reports: Vec<Report>,
+    /// Copies to make.
+    pub jobs: Vec<Job>,
+}
+
+/// Compares every tag that the rules admit. What fails is reported, and stops nothing else.
+pub async fn reconcile(access: &Access, github: &GitHub, scope: &Scope) -> Findings {
+    let mut findings = Findings::default();
+    for rule in access.settings.rules.iter() {
+        let packages = match packages(access, github, rule).await {
+            Ok(packages) => packages,
+            Err(error) => {
+                tracing::error!(%error, source = rule.source(), "packages not listed");
+                findings.reports.push(Report::failed(error));
+                continue;
+            }
+        };
+        for package in packages {
+            // The first rule that matches wins, here as everywhere.
+            let is_own = access
+                .settings
+                .rules
+                .find(&package)
+                .is_some_and(|first| std::ptr::eq(first, rule));
+            let is_in_scope = scope
+                .packages
+                .as_ref()
+                .is_none_or(|globs| globs.iter().any(|glob| glob.is_match(&package)));
+            if is_own
+                && is_in_scope
+                && let Err(error) =
+                    compare_package(access, rule, &package, scope, &mut findings).await
+            {
+                tracing::error!(%error, package, "package not compared");
+                findings.reports.push(Report::failed(error));
+            }
+        }
+    }
+    findings
+}
+
+/// The packages of a rule: the one that it names, or those of its owner that its glob matches.
+async fn packages(access: &Access, github: &GitHub, rule: &Rule) -> Result<Vec<String>> {
+    let (owner, name) = rule.owner_and_name();
+    if let Some(name) = name {
+        return Ok(vec![format!("{owner}/{name}")]);
+    }
+    let token_secret_id = rule.token_secret_id();
+    let names = access
+        .with_token(token_secret_id.as_deref(), async |token| {
+            retry(async |_| github.packages(token, owner).await).await
+        })
+        .await?;
+    let mut packages: Vec<String> = names.iter().map(|name| format!("{owner}/{name}")).collect();
+    packages.sort();
+    packages.dedup();
+    Ok(packages)
+}
+
+async fn compare_package(
+    access: &Access,
+    rule: &Rule,
+    package: &str,
+    scope: &Scope,
+    findings: &mut Findings,
+) -> Result<()> {
+    let token_secret_id = rule.token_secret_id();
+    // The repositories are the same for all tags; only their tags differ.
+    let places = rule.destinations(package, "tag").map_err(Error::Rule)?;
+    let Some(first) = places.first() else {
+        return Ok(());
+    };
+    let requests = Requests::default();
+    let source_and_tags = async |credentials: &Credentials| {
+        let source = access.source(credentials, package, &requests);
+        let tags = retry(async |_| source.tags().await).await?;
+        Ok((source, tags))
+    };
+    let token = token_secret_id.as_deref();
+    let (source, tags) = access
+        .with_credentials(token, first, source_and_tags)
+        .await?;
+    let tags = rule.admitted(tags);
+
+    let mut destinations = Vec::new();
+    for place in places {
+        let credentials = access.kept_credentials(token, &place).await?;
+        destinations.push((
+            access.destination(&credentials, &place.repository, &requests),
+            place,
+        ));
+    }
+    let compared: Vec<Vec<Compared>> = stream::iter(tags)
+        .map(|tag| compare_tag(&source, &destinations, tag))
+        .buffered(CONCURRENCY)
+        .collect()
+        .await;
+    for compared in compared.into_iter().flatten() {
+        match compared {
+            Compared::Same(report) => findings.reports.push(*report),
+            Compared::Differs { tag, destination } => findings.jobs.push(Job {
+                source: source.tagged(&tag),
+                destination,
+                token_secret_id: token_secret_id.clone(),
+                all_tags: false,
+                force: false,
+                dry_run: scope.dry_run,
+            }),
+        }
+    }
+    Ok(())
+}
+
+enum Compared {
+    Same(Box<Report>),
+    Differs {
+        tag: String,
+        destination: Destination,
+    },
+}
+
+/// One tag against each of its destinations.
+async fn compare_tag(
+    source: &Repository,
+    destinations: &[(Repository, Destination)],
+    tag: String,
+) -> Vec<Compared> {
+    let tag = &tag;
+    let at_source = retry(async |_| source.resolve(tag).await);
+    let at_destinations = future::join_all(
+        destinations
+            .iter()
+            .map(|(destination, _)| retry(async |_| destination.resolve(tag).await)),
+    );
+    let (at_source, at_destinations) = future::join(at_source, at_destinations).await;
+    let mut compared = Vec::new();
+    for ((destination, place), at_destination) in destinations.iter().zip(at_destinations) {
+        let mut copy = Copy::new(source.reference(tag), destination.reference(tag));
+        let result = match (&at_source, at_destination) {
+            // Deleted between the list and now: nothing to copy any more.
+            (Ok(None), _) => continue,
+            (Err(error), _) => Err(error.clone()),
+            (_, Err(error)) => Err(error),
+            (Ok(Some(wanted)), Ok(found)) if found.as_ref() == Some(wanted) => {
+                copy.compared(wanted);
+                Ok(Outcome::Current)
+            }
+            _ => {
+                compared.push(Compared::Differs {
+                    tag: tag.clone(),
+                    destination: Destination {
+                        tag: tag.clone(),
+                        ..place.clone()
+                    },
+                });
+                continue;
+            }
+        };
+        compared.push(Compared::Same(Box::new(Report::copy(result, copy))));
+    }
+    compared
+}
