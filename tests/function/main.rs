@@ -13,6 +13,7 @@ mod failures;
 mod hazards;
 mod interruptions;
 mod memory;
+mod payloads;
 mod queue;
 mod scenario;
 mod schedule;
