@@ -14,7 +14,7 @@ use crate::transfer::{self, Limits};
 pub async fn copy(access: &Access, job: &Job, deadline: Instant) -> Report {
     let begin = Instant::now();
     let tally = Tally::default();
-    let mut copy = Copy::new(job.source.to_string(), job.destination.to_string());
+    let mut copy = Copy::new(job.source_name(), job.destination.to_string());
     let limits = Limits {
         concurrency: access.settings.blob_concurrency,
         deadline,

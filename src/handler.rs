@@ -116,7 +116,7 @@ impl App {
         };
         let results = queue.send(&jobs, cause).await;
         let report = |(job, result): (&Job, Result<()>)| match result {
-            Ok(()) => Report::queued(job.source.to_string(), job.destination.to_string()),
+            Ok(()) => Report::queued(job.source_name(), job.destination.to_string()),
             Err(error) => Report::failed(error),
         };
         jobs.iter().zip(results).map(report).collect()

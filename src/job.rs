@@ -114,6 +114,18 @@ pub struct Job {
 }
 
 impl Job {
+    /// What is copied: `host/owner/name:tag`, or `@digest` where there is no tag. A digest beside a tag is left out, as it is a hint.
+    pub fn source_name(&self) -> String {
+        match self.source.tag() {
+            Some(tag) => format!(
+                "{}/{}:{tag}",
+                self.source.registry(),
+                self.source.repository()
+            ),
+            None => self.source.to_string(),
+        }
+    }
+
     /// The tag or digest that the source is asked for.
     pub fn source_tag_or_digest(&self) -> &str {
         self.source

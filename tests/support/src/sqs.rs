@@ -1,8 +1,9 @@
 //! Amazon SQS with FIFO queues, and the event source mapping with which Lambda polls them.
 //!
-//! No clock runs: a duplicate is known for ever, and a message that comes back can be received at once, its visibility timeout noted.
-//! SQS speaks AWS JSON 1.0, and names its errors twice: in `__type`, and for the sake of its older protocol in a header, which SDKs prefer.
-//! The MD5 sums of the older SDKs are left out. (Amazon SQS API reference; AWS Lambda developer guide, "Using Lambda with Amazon SQS")
+//! No clock runs: a duplicate is known for ever, and a message that comes back can be received at once, its visibility
+//! timeout noted. SQS speaks AWS JSON 1.0, and names its errors twice: in `__type`, and as its older protocol did in a header,
+//! which SDKs prefer. MD5 sums are left out: the SDK for Rust doesn't look at them.
+//! (Amazon SQS API reference; AWS Lambda developer guide, "Using Lambda with Amazon SQS")
 
 #[cfg(test)]
 mod tests;
@@ -120,8 +121,8 @@ impl Sqs {
         self.queue_url(name)
     }
 
-    /// As [`Sqs::create_queue`]; a message received `max_receive_count` times goes to the queue `dead_letter_name`, which must exist,
-    /// in place of coming back.
+    /// As [`Sqs::create_queue`]; a message received `max_receive_count` times goes to the queue `dead_letter_name`,
+    /// which must exist, in place of coming back.
     pub fn create_queue_with_redrive(
         &self,
         name: &str,
@@ -184,9 +185,9 @@ impl Sqs {
         json!({ "Records": records })
     }
 
-    /// What Lambda does with a batch when the function has replied, partial batch responses being on: deletes what is not in
-    /// `batchItemFailures`, and gives the rest back. An identifier that is empty, missing or not of this batch fails the whole batch.
-    /// A reply without failures, be the list empty, null or missing, is a success.
+    /// What Lambda does with a batch when the function has replied, partial batch responses being on: deletes what is not
+    /// in `batchItemFailures`, and gives the rest back. An identifier that is empty, missing or not of this batch fails the
+    /// whole batch. A reply without failures is a success, be the list empty, null or missing.
     /// (AWS Lambda developer guide, "Handling errors for an SQS event source in Lambda")
     pub fn settle(&self, queue: &str, batch: &Value, reply: &Value) {
         let failed = failed_items(batch, reply);
@@ -207,7 +208,8 @@ impl Sqs {
         }
     }
 
-    /// From now on the caller has no permission for `action` (`SendMessage`, with or without a batch, or `ChangeMessageVisibility`).
+    /// From now on the caller has no permission for `action`: `SendMessage`, with or without a batch, or
+    /// `ChangeMessageVisibility`.
     pub fn deny(&self, action: &str) {
         self.state().denied.insert(action.to_owned());
     }

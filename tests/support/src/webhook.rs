@@ -1,5 +1,5 @@
-//! GitHub's deliveries as the function receives them, a signed payload inside an API Gateway event or a bare one inside EventBridge's,
-//! and the events of schedules.
+//! GitHub's deliveries as the function receives them, a signed payload inside an API Gateway event or a bare one inside
+//! EventBridge's, and the events of schedules.
 //!
 //! The payloads have the fields of real `package` deliveries, oddities included: empty strings where an index has no config,
 //! the zero time, `CONTAINER` in upper case, the owner once in lower case and once as it is written.

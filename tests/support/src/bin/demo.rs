@@ -63,7 +63,7 @@ async fn run(binary: &Path) -> Result<(), String> {
     }
     let image = image();
     let deployment = Deployment::start(binary).await;
-    deployment.ghcr.put_image("acme/api", TAG, &image);
+    deployment.push("acme/api", TAG, &image);
 
     let (size, manifests) = (mebibytes(image.blob_bytes()), image.manifests.len());
     println!("The real function, with local servers in place of GHCR, ECR and AWS\n");
