@@ -23,6 +23,9 @@ use crate::reconcile::Scope;
 use crate::report::{Outcome, Report};
 use crate::webhook::{self, Delivery};
 
+/// More reports than this are no longer given one by one: a report has some 600 bytes.
+const REPORTS_LIMIT: usize = 5_000;
+
 /// Everything that can invoke the function.
 #[derive(Debug)]
 pub enum Event {
@@ -61,9 +64,9 @@ impl Event {
     pub fn read(payload: Value) -> Result<Self> {
         let has = |pointer: &str| payload.pointer(pointer).is_some();
         if has("/requestContext/http") {
-            HttpRequest::from_version_2(payload).map(Event::Http)
+            Ok(Event::Http(HttpRequest::from_version_2(payload)))
         } else if has("/requestContext/httpMethod") {
-            HttpRequest::from_version_1(payload).map(Event::Http)
+            Ok(Event::Http(HttpRequest::from_version_1(payload)))
         } else if has("/detail-type") {
             bus::read(payload)
         } else if has("/Records") {
@@ -94,7 +97,7 @@ impl Event {
     /// # Errors
     /// The error of the report that stands for all, unless the trigger is HTTP.
     pub fn reply(&self, reports: Vec<Report>) -> Result<Value> {
-        let body = summary(&reports);
+        let body = short_summary(&reports);
         let outcome = outcome(&reports);
         let error = reports
             .into_iter()
@@ -114,6 +117,17 @@ pub fn summary(reports: &[Report]) -> Value {
     match reports {
         [report] => json!(report),
         reports => json!({"outcome": outcome(reports), "reports": reports}),
+    }
+}
+
+/// Lambda takes no reply of more than 6 MB; a run over very many tags leaves out those that were up to date, and says how many.
+fn short_summary(reports: &[Report]) -> Value {
+    let (current, rest): (Vec<_>, Vec<_>) = reports
+        .iter()
+        .partition(|report| report.outcome == Outcome::Current);
+    match reports.len() {
+        0..=REPORTS_LIMIT => summary(reports),
+        _ => json!({"outcome": outcome(reports), "current": current.len(), "reports": rest}),
     }
 }
 

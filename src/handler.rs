@@ -15,7 +15,7 @@ use crate::event::{Direct, Event, HttpRequest, Request, batch_reply, summary};
 use crate::github::GitHub;
 use crate::job::Job;
 use crate::queue::{Message, Queue};
-use crate::reconcile::{Findings, Scope, reconcile};
+use crate::reconcile::{self, Scope};
 use crate::report::{Copy, Outcome, Report};
 use crate::webhook;
 
@@ -122,13 +122,29 @@ impl App {
         jobs.iter().zip(results).map(report).collect()
     }
 
+    /// Package by package, so that what differs is handed over before the deadline can come.
     async fn reconcile(&self, scope: &Scope, cause: &str, deadline: Instant) -> Vec<Report> {
-        let found = Box::pin(reconcile(&self.access, &self.github, scope)).await;
-        let Findings { mut reports, jobs } = found;
-        reports.extend(match scope.dry_run {
-            true => self.copy_all(jobs, deadline).await,
-            false => self.hand_over(jobs, cause, deadline).await,
-        });
+        let (access, dry_run) = (&self.access, scope.dry_run);
+        let (packages, mut reports) =
+            Box::pin(reconcile::packages(access, &self.github, scope)).await;
+        for (rule, package) in packages {
+            let compare = Box::pin(reconcile::compare(access, rule, &package, dry_run));
+            let found = tokio::time::timeout_at(deadline.into(), compare).await;
+            let jobs = match found.unwrap_or(Err(Error::Deadline)) {
+                Ok(found) => {
+                    reports.extend(found.reports);
+                    found.jobs
+                }
+                Err(error) => {
+                    reports.push(Report::failed(error));
+                    continue;
+                }
+            };
+            reports.extend(match dry_run {
+                true => self.copy_all(jobs, deadline).await,
+                false => self.hand_over(jobs, cause, deadline).await,
+            });
+        }
         reports
     }
 

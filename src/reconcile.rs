@@ -28,7 +28,7 @@ pub struct Scope {
     pub dry_run: bool,
 }
 
-/// What a run found.
+/// What was found of a package.
 #[derive(Debug, Default)]
 pub struct Findings {
     /// Tags that are up to date, and what could not be looked at.
@@ -37,44 +37,37 @@ pub struct Findings {
     pub jobs: Vec<Job>,
 }
 
-/// Compares every tag that the rules admit. What fails is reported, and stops nothing else.
-pub async fn reconcile(access: &Access, github: &GitHub, scope: &Scope) -> Findings {
-    let mut findings = Findings::default();
-    for rule in access.settings.rules.iter() {
-        let packages = match packages(access, github, rule).await {
-            Ok(packages) => packages,
-            Err(error) => {
-                tracing::error!(%error, source = rule.source(), "packages not listed");
-                findings.reports.push(Report::failed(error));
-                continue;
+/// The packages to compare, each with its rule: the first one that matches it. Rules whose packages can't be listed become reports.
+pub async fn packages<'a>(
+    access: &'a Access,
+    github: &GitHub,
+    scope: &Scope,
+) -> (Vec<(&'a Rule, String)>, Vec<Report>) {
+    let rules = &access.settings.rules;
+    let is_in_scope = |package: &String| match &scope.packages {
+        Some(globs) => globs.iter().any(|glob| glob.is_match(package)),
+        None => true,
+    };
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for rule in rules.iter() {
+        match packages_of(access, github, rule).await {
+            Ok(packages) => {
+                let is_first = |package: &String| {
+                    rules
+                        .find(package)
+                        .is_some_and(|first| std::ptr::eq(first, rule))
+                };
+                let packages = packages.into_iter().filter(is_first).filter(is_in_scope);
+                found.extend(packages.map(|package| (rule, package)));
             }
-        };
-        for package in packages {
-            // The first rule that matches wins, here as everywhere.
-            let is_own = access
-                .settings
-                .rules
-                .find(&package)
-                .is_some_and(|first| std::ptr::eq(first, rule));
-            let is_in_scope = scope
-                .packages
-                .as_ref()
-                .is_none_or(|globs| globs.iter().any(|glob| glob.is_match(&package)));
-            if is_own
-                && is_in_scope
-                && let Err(error) =
-                    compare_package(access, rule, &package, scope, &mut findings).await
-            {
-                tracing::error!(%error, package, "package not compared");
-                findings.reports.push(Report::failed(error));
-            }
+            Err(error) => failures.push(Report::failed(error)),
         }
     }
-    findings
+    (found, failures)
 }
 
 /// The packages of a rule: the one that it names, or those of its owner that its glob matches.
-async fn packages(access: &Access, github: &GitHub, rule: &Rule) -> Result<Vec<String>> {
+async fn packages_of(access: &Access, github: &GitHub, rule: &Rule) -> Result<Vec<String>> {
     let (owner, name) = rule.owner_and_name();
     if let Some(name) = name {
         return Ok(vec![format!("{owner}/{name}")]);
@@ -91,18 +84,22 @@ async fn packages(access: &Access, github: &GitHub, rule: &Rule) -> Result<Vec<S
     Ok(packages)
 }
 
-async fn compare_package(
+/// Compares every tag of a package that its rule admits. A tag that can't be looked at is reported, and stops none of the others.
+///
+/// # Errors
+/// What concerns the whole package: its credentials, its list of tags.
+pub async fn compare(
     access: &Access,
     rule: &Rule,
     package: &str,
-    scope: &Scope,
-    findings: &mut Findings,
-) -> Result<()> {
+    dry_run: bool,
+) -> Result<Findings> {
+    let mut findings = Findings::default();
     let token_secret_id = rule.token_secret_id();
     // The repositories are the same for all tags; only their tags differ.
     let places = rule.destinations(package, "tag").map_err(Error::Rule)?;
     let Some(first) = places.first() else {
-        return Ok(());
+        return Ok(findings);
     };
     let requests = Requests::default();
     let source_and_tags = async |credentials: &Credentials| {
@@ -138,11 +135,11 @@ async fn compare_package(
                 token_secret_id: token_secret_id.clone(),
                 all_tags: false,
                 force: false,
-                dry_run: scope.dry_run,
+                dry_run,
             }),
         }
     }
-    Ok(())
+    Ok(findings)
 }
 
 enum Compared {

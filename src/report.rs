@@ -141,7 +141,7 @@ impl Report {
     /// It did not come to a copy.
     pub fn failed(error: Error) -> Self {
         Report {
-            outcome: Outcome::Failed,
+            outcome: outcome_of(&error),
             reason: None,
             error: Some(error),
             copy: None,
@@ -152,8 +152,7 @@ impl Report {
     pub fn copy(result: Result<Outcome, Error>, copy: Copy) -> Self {
         let (outcome, error) = match result {
             Ok(outcome) => (outcome, None),
-            Err(error) if error.kind() == Kind::Deadline => (Outcome::Deferred, Some(error)),
-            Err(error) => (Outcome::Failed, Some(error)),
+            Err(error) => (outcome_of(&error), Some(error)),
         };
         Report {
             outcome,
@@ -227,6 +226,14 @@ impl Copy {
         self.bytes.copied += tally.bytes();
         self.requests.source = tally.requests.source();
         self.requests.destination = tally.requests.destination();
+    }
+}
+
+/// Running out of time is no failure: what is done stays done.
+fn outcome_of(error: &Error) -> Outcome {
+    match error.kind() {
+        Kind::Deadline => Outcome::Deferred,
+        _ => Outcome::Failed,
     }
 }
 

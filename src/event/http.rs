@@ -15,7 +15,7 @@ use crate::report::Outcome;
 use crate::webhook;
 
 /// What matters of an HTTP request.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct HttpRequest {
     /// `X-GitHub-Event`.
     pub event_name: Option<String>,
@@ -31,23 +31,27 @@ pub struct HttpRequest {
 
 impl HttpRequest {
     /// HTTP API and function URL: header names in lower case, repeated ones joined by commas.
-    pub(super) fn from_version_2(payload: Value) -> Result<Self> {
-        let request: ApiGatewayV2httpRequest = serde_json::from_value(payload).map_err(not_http)?;
+    ///
+    /// A request that can't be read is one without a signature, so that whoever sends it gets a 401 and sets off no alarm.
+    pub(super) fn from_version_2(payload: Value) -> Self {
+        let Ok(request) = serde_json::from_value::<ApiGatewayV2httpRequest>(payload) else {
+            return HttpRequest::default();
+        };
         let header = |name: &str| request.headers.get(name)?.to_str().ok().map(str::to_owned);
-        let body = request.body.as_deref();
-        Ok(HttpRequest::new(header, body, request.is_base64_encoded))
+        HttpRequest::new(header, request.body.as_deref(), request.is_base64_encoded)
     }
 
-    /// REST API: header names as they were sent, and perhaps only in `multiValueHeaders`.
-    pub(super) fn from_version_1(payload: Value) -> Result<Self> {
-        let request: ApiGatewayProxyRequest = serde_json::from_value(payload).map_err(not_http)?;
+    /// REST API: header names as they were sent, and perhaps only in `multiValueHeaders`. Otherwise as with the other version.
+    pub(super) fn from_version_1(payload: Value) -> Self {
+        let Ok(request) = serde_json::from_value::<ApiGatewayProxyRequest>(payload) else {
+            return HttpRequest::default();
+        };
         let header = |name: &str| {
             let value = request.headers.get(name);
             let value = value.or(request.multi_value_headers.get(name));
             value?.to_str().ok().map(str::to_owned)
         };
-        let body = request.body.as_deref();
-        Ok(HttpRequest::new(header, body, request.is_base64_encoded))
+        HttpRequest::new(header, request.body.as_deref(), request.is_base64_encoded)
     }
 
     fn new(
@@ -83,12 +87,6 @@ impl HttpRequest {
             webhook::payload(self.content_type.as_deref(), &self.body).map_err(Error::Event)?;
         super::delivery(event_name, &payload, settings)
     }
-}
-
-fn not_http(error: serde_json::Error) -> Error {
-    Error::Event(format!(
-        "not an HTTP request as API Gateway or a function URL sends it: {error}"
-    ))
 }
 
 /// The reply with the reports as its body.

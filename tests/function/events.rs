@@ -167,6 +167,11 @@ async fn what_is_not_signed_is_refused_and_reaches_nothing() {
             with("/headers/x-hub-signature-256", json!("sha1=0000")),
         ),
         ("a broken encoding", broken_base64),
+        (
+            "a header that is no header",
+            with("/headers/x-hub-signature-256", json!("\u{0}é")),
+        ),
+        ("headers that are none", with("/headers", json!([1, 2]))),
         // What looks like another trigger inside an HTTP body stays an HTTP body.
         (
             "a direct event",
