@@ -79,7 +79,7 @@ impl Queue {
         let entries: Result<Vec<_>> = jobs.iter().enumerate().map(entry).collect();
         let entries = match entries {
             Ok(entries) => entries,
-            Err(error) => return vec![Err(error)],
+            Err(error) => return jobs.iter().map(|_| Err(error.clone())).collect(),
         };
         let request = self.client.send_message_batch().queue_url(&self.url);
         let output = match request.set_entries(Some(entries)).send().await {

@@ -12,7 +12,7 @@ mod events;
 mod failures;
 mod hazards;
 mod interruptions;
-mod memory;
+mod measurements;
 mod payloads;
 mod queue;
 mod scenario;

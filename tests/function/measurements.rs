@@ -1,8 +1,12 @@
-//! Memory does not grow with the image.
+//! Figures: bounds that are asserted, and times that are only printed (`cargo test --test function measurements -- --nocapture`).
 
+use std::time::Instant;
+
+use support::deployment::WEBHOOK_SECRET;
 use support::image::{Blob, Image};
+use support::webhook;
 
-use crate::scenario::{REPOSITORY, Scenario};
+use crate::scenario::{REPOSITORY, Scenario, http_reply, small_image};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -38,4 +42,19 @@ async fn a_gibibyte_passes_through_little_memory() {
     let peak = scenario.function.peak_memory_bytes();
     println!("peak memory for 1 GiB: {:.1} MiB", peak as f64 / MIB as f64);
     assert!(peak < 64 * MIB, "{peak} bytes");
+}
+
+/// From the start of the process to the 202 of its first webhook: settings, clients, the secret, the queue. GitHub waits ten seconds.
+#[tokio::test]
+async fn a_cold_start_is_far_from_githubs_patience() {
+    let mut scenario = Scenario::start_with_queue(&[]).await;
+    let body = webhook::package_event("acme", "api", "1", &small_image().top);
+    let event = webhook::api_gateway_v2("package", &body, WEBHOOK_SECRET);
+    let begin = Instant::now();
+    scenario.restart_with(&[]).await;
+    assert_eq!(http_reply(&scenario, &event).await.0, 202);
+    println!(
+        "process start to the first 202: {} ms",
+        begin.elapsed().as_millis()
+    );
 }
