@@ -52,6 +52,8 @@ pub enum Request {
     HandOver(Vec<Job>),
     /// Registries to compare.
     Reconcile(Scope),
+    /// Messages to work off, which have a reply of their own.
+    WorkOff(Vec<Message>),
     /// Nothing to do, because of this.
     Ignore(String),
 }

@@ -48,14 +48,12 @@ impl App {
         let deadline = deadline(&event.context);
         let invocation = event.context.request_id;
         let event = Event::read(event.payload).inspect_err(|error| tracing::error!(%error))?;
-        if let Event::Queue(messages) = &event {
-            return self.work_off(messages, deadline).await;
-        }
         let cause = event.cause().unwrap_or(&invocation);
         let reports = match self.request(&event).await {
             Ok(Request::Copy(jobs)) => self.copy_all(jobs, deadline).await,
             Ok(Request::HandOver(jobs)) => self.hand_over(jobs, cause, deadline).await,
             Ok(Request::Reconcile(scope)) => self.reconcile(&scope, cause, deadline).await,
+            Ok(Request::WorkOff(messages)) => return self.work_off(&messages, deadline).await,
             Ok(Request::Ignore(reason)) => vec![Report::ignored(reason)],
             Err(error) => vec![Report::failed(error)],
         };
@@ -74,9 +72,7 @@ impl App {
             Event::Schedule => Ok(Request::Reconcile(Scope::default())),
             Event::Direct(direct) => direct.jobs(settings).map(Request::Copy),
             Event::Reconcile(reconcile) => reconcile.request(),
-            Event::Queue(_) => Err(Error::Internal(
-                "messages have a way of their own".to_owned(),
-            )),
+            Event::Queue(messages) => Ok(Request::WorkOff(messages.clone())),
         }
     }
 

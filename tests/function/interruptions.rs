@@ -185,3 +185,31 @@ async fn lasting_faults_are_reported() {
     assert!(tries.count() >= 5, "a fresh read for each try");
     scenario.assert_stored("as it was", "1", &old);
 }
+
+/// The tag is read back: should somebody else have written it meanwhile, nobody is told that the copy stands there.
+#[tokio::test]
+async fn a_tag_that_is_not_what_was_written_is_no_success() {
+    let scenario = Scenario::with_image("1").await;
+    let other = Image::single(&layers()).top;
+    scenario
+        .ecr
+        .server
+        .fault("PUT", "/manifests/1", 1, Fault::Hold);
+    let (failure, ()) = tokio::join!(scenario.fail("1"), async {
+        scenario.ecr.server.wait_for("PUT", "/manifests/1").await;
+        let headers = vec![("docker-content-digest".to_owned(), other.clone())];
+        let answer = Fault::Status {
+            status: 200,
+            headers,
+            body: String::new(),
+        };
+        scenario.ecr.server.fault("HEAD", "/manifests/1", 1, answer);
+        scenario.ecr.server.release();
+    });
+    let (kind, message) = failure;
+    assert_eq!(kind, "Invalid");
+    assert!(
+        message.contains(&other) && message.contains("read back after the copy"),
+        "{message}"
+    );
+}
