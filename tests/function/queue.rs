@@ -341,3 +341,26 @@ async fn a_missing_permission_is_named() {
         "{report}"
     );
 }
+
+/// One tag is one group, whatever its digest, so that two copies never write it at once; another tag is another group.
+#[tokio::test]
+async fn a_tag_is_a_message_group() {
+    let scenario = Scenario::start_with_queue(&[]).await;
+    let other = Image::single(&layers());
+    for (tag, digest) in [
+        ("1", &small_image().top),
+        ("1", &other.top),
+        ("2", &other.top),
+    ] {
+        assert_eq!(http_reply(&scenario, &delivery(tag, digest)).await.0, 202);
+    }
+    let groups: Vec<String> = scenario
+        .sqs
+        .messages(JOB_QUEUE)
+        .into_iter()
+        .map(|message| message.group)
+        .collect();
+    assert_eq!(groups.len(), 3);
+    assert_eq!(groups[0], groups[1]);
+    assert_ne!(groups[1], groups[2]);
+}
