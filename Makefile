@@ -1,26 +1,41 @@
 # `make` lists what there is. The demo and test-fast need Rust alone; the others install what else they need.
 
-STACK ?= ghcr-to-ecr
+# One of the environments in samconfig.toml.
+ENVIRONMENT ?= default
+# Settings of the function when it runs on this machine.
+ENV ?= events/environment.json
+FUNCTION ?= CopyFunction
+PORT ?= 3000
+
 export PATH := $(CURDIR)/.tools/venv/bin:$(PATH)
 export SAM_CLI_TELEMETRY := 0
 
+# What runs here is built for here. In the place of Lambda's base image the one that the tests have made will do, if any.
+HOST_ARCHITECTURE := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x86_64)
+LOCAL_BUILD := .tools/sam
+LOCAL_IMAGE := ghcr-to-ecr/lambda:provided-$(HOST_ARCHITECTURE)
+LOCAL_OPTIONS = --template $(LOCAL_BUILD)/template.yaml --parameter-overrides Architecture=$(HOST_ARCHITECTURE) \
+	--env-vars $(ENV) \
+	$(if $(shell docker image ls --quiet $(LOCAL_IMAGE) 2>/dev/null),--invoke-image $(LOCAL_IMAGE) --skip-pull-image)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test-fast test build deploy invoke fmt clean
+.PHONY: help demo test-fast test build local-build invoke start-api deploy remote-invoke fmt clean
 
 help: ## list these targets
-	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## copy an image between two registries on this machine, through the real binary
 	cargo build --release --locked --bin bootstrap
 	cargo run --release --locked --package support --bin demo -- target/release/bootstrap
 
-test-fast: ## format, lints, tests and documentation
+test-fast: ## format, lints, tests, the demo and documentation
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked
+	cargo run --locked --package support --bin demo -- target/debug/bootstrap
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
-test: test-fast ## all of that, and the built function in a container, between real registries
+test: test-fast ## all of that, and the built functions in a container, between real registries
 	tests/real/install.sh
 	PYTHONDONTWRITEBYTECODE=1 .tools/venv/bin/python -m pytest -p no:cacheprovider tests/real
 
@@ -30,13 +45,23 @@ test: test-fast ## all of that, and the built function in a container, between r
 build: .tools/venv/requirements.txt ## the function for AWS (ARCHITECTURE=x86_64 for Intel and AMD)
 	cargo lambda build --release --locked --bin bootstrap $(if $(filter x86_64,$(ARCHITECTURE)),--x86-64,--arm64)
 
-deploy: .tools/venv/requirements.txt ## build and deploy with AWS SAM; asks, or takes PARAMETERS="DestinationRepositories=arn:… Rules=…"
-	sam build
-	sam deploy --stack-name $(STACK) $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS),--guided)
+local-build: .tools/venv/requirements.txt
+	sam build --parameter-overrides Architecture=$(HOST_ARCHITECTURE) --build-dir $(LOCAL_BUILD)
 
-invoke: .tools/venv/requirements.txt ## invoke the deployed function with an event: EVENT=events/….json
+invoke: local-build ## invoke the function in a container here: EVENT=events/….json (ENV=….json for its settings, FUNCTION=…)
 	@test -n "$(EVENT)" || { echo 'make invoke EVENT=events/….json' >&2; exit 2; }
-	sam remote invoke CopyFunction --stack-name $(STACK) --event-file $(EVENT)
+	sam local invoke $(FUNCTION) --event $(EVENT) $(LOCAL_OPTIONS)
+
+start-api: local-build ## the webhook in a container here, on http://127.0.0.1:3000/webhook (ENV=….json, PORT=…)
+	sam local start-api --port $(PORT) $(LOCAL_OPTIONS)
+
+deploy: .tools/venv/requirements.txt ## build and deploy (ENVIRONMENT=production); asks, or takes PARAMETERS="DestinationRepositories=arn:… Rules=…"
+	sam build
+	sam deploy --config-env $(ENVIRONMENT) $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS),--guided)
+
+remote-invoke: .tools/venv/requirements.txt ## invoke the deployed function: EVENT=events/….json (ENVIRONMENT=production)
+	@test -n "$(EVENT)" || { echo 'make remote-invoke EVENT=events/….json' >&2; exit 2; }
+	sam remote invoke CopyFunction --config-env $(ENVIRONMENT) --event-file $(EVENT)
 
 fmt: ## format the Rust code
 	cargo fmt --all

@@ -6,13 +6,17 @@ outside the machine does; ports are whatever is free.
 
 import base64
 import ipaddress
+import itertools
 import json
 import os
+import re
 import socket
 import subprocess
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
@@ -20,11 +24,12 @@ import pytest
 import yaml
 
 import images
+from triggers import WEBHOOK_SECRET, messages_of_sqs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TOOLS = CHECKOUT / ".tools"
 # Taken instead of the base image of the `provided` runtimes.
-LAMBDA_IMAGE = "ghcr-to-ecr/lambda:provided"
+LAMBDA_IMAGE = "ghcr-to-ecr/lambda:provided-x86_64"
 REGION = "eu-west-3"
 START_SECONDS = 30
 # SAM waits for ever where a container dies before it answers.
@@ -35,7 +40,8 @@ PARAMETERS = ["--parameter-overrides", "Architecture=x86_64"]
 GHCR_USER = "acme-bot"
 GHCR_TOKEN = "ghp_realtestrealtestrealtestrealtestreal"
 WRONG_TOKEN = "ghp_wrongtestwrongtestwrongtestwrongtest"
-WEBHOOK_SECRET = "It's a Secret to Everybody"
+# Pushed together, so that a webhook may name either.
+TAGS_OF_ONE_PUSH = ["bookworm", "stable"]
 RULES = [{"source": "acme/*", "destination": "mirror/{name}"}]
 
 os.environ |= {
@@ -105,6 +111,12 @@ class Registry:
         run("skopeo", "copy", "--quiet", "--all", "--preserve-digests", "--src-tls-verify=false",
             "--src-creds", f"{self.user}:{self.password}", f"docker://{self.host}/{image}", f"oci:{layout}:copy")
 
+    def has(self, image: str) -> bool:
+        """Whether there is such an image."""
+        inspect = ["skopeo", "inspect", "--raw", "--tls-verify=false", "--creds", f"{self.user}:{self.password}",
+                   f"docker://{self.host}/{image}"]
+        return subprocess.run(inspect, capture_output=True).returncode == 0
+
     def raw(self, image: str) -> str:
         """The manifest's own bytes."""
         return run("skopeo", "inspect", "--raw", "--tls-verify=false", "--creds", f"{self.user}:{self.password}",
@@ -134,7 +146,8 @@ def cache() -> Path:
 def source(address, cache, tmp_path_factory):
     """In GHCR's place: the images as `acme/debian`, for the holder of the token only."""
     with registry(address, tmp_path_factory.mktemp("source") / "registry", GHCR_USER, GHCR_TOKEN) as source:
-        source.copy(f"oci:{cache / 'layout'}:debian", "acme/debian:bookworm")
+        for tag in TAGS_OF_ONE_PUSH:
+            source.copy(f"oci:{cache / 'layout'}:debian", f"acme/debian:{tag}")
         source.copy(f"oci:{cache / 'layout'}:debian-amd64", "acme/debian:single")
         source.copy(f"dir:{cache / 'docker-list'}", "acme/debian:docker")
         yield source
@@ -142,16 +155,19 @@ def source(address, cache, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def aws(address, tmp_path_factory):
-    """Secrets Manager and the ECR API, as moto has them; gives their URL."""
+    """Secrets Manager, SQS, STS and the ECR API, as moto has them; gives their URL. boto3 and SAM, which asks for the
+    account's number in each invocation, go there too."""
     log = tmp_path_factory.mktemp("aws") / "log"
-    with server(address, ["moto_server", "--host", address, "--port", "PORT"], log) as host:
+    with server(address, ["moto_server", "--host", address, "--port", "PORT"], log) as host, \
+            pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}")
         yield f"http://{host}"
 
 
 @pytest.fixture(scope="session")
 def destination(address, aws, tmp_path_factory):
     """In ECR's place: takes what `GetAuthorizationToken` gives, and nothing else."""
-    token = boto3.client("ecr", endpoint_url=aws).get_authorization_token()["authorizationData"][0]
+    token = boto3.client("ecr").get_authorization_token()["authorizationData"][0]
     user, password = base64.b64decode(token["authorizationToken"]).decode().split(":", 1)
     assert user == "AWS"
     with registry(address, tmp_path_factory.mktemp("destination") / "registry", user, password) as destination:
@@ -176,34 +192,138 @@ def lambda_image(cache) -> str:
 
 
 @pytest.fixture(scope="session")
-def function(built, lambda_image, aws, source, destination, tmp_path_factory):
-    """Invokes the function in a new container: event in, reply out. Keyword arguments set its environment."""
-    secrets = boto3.client("secretsmanager", endpoint_url=aws)
+def github(address, cache):
+    """GitHub's list of packages and versions, for the holder of the token only; gives its URL."""
+    digest = images.descriptor(cache / "layout", "debian")["digest"]
+    answers = {
+        "/orgs/acme/packages": [{"name": "debian", "package_type": "container"}],
+        "/orgs/acme/packages/container/debian/versions": [
+            {"name": digest, "metadata": {"package_type": "container", "container": {"tags": TAGS_OF_ONE_PUSH}}}],
+    }
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = answers.get(self.path.split("?")[0])
+            status = 200 if answer is not None else 404
+            if self.headers["Authorization"] != f"Bearer {GHCR_TOKEN}":
+                status, answer = 401, {"message": "Bad credentials"}
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer or {"message": "Not Found"}).encode())
+
+        def log_message(self, *_):
+            """Nothing on the terminal of the tests."""
+
+    with ThreadingHTTPServer((address, 0), Handler) as github:
+        threading.Thread(target=github.serve_forever, daemon=True).start()
+        yield f"http://{address}:{github.server_port}"
+        github.shutdown()
+
+
+@dataclass(frozen=True)
+class Function:
+    """The two functions of the template, each invocation in a new container."""
+
+    template: Path
+    image: str
+    settings: dict[str, str]
+    directory: Path
+    numbers: itertools.count
+
+    def __call__(self, event: dict, name: str = "CopyFunction", **environment: str) -> dict:
+        """Event in, reply out. Keyword arguments set the function's environment, as far as the template declares it."""
+        path = self.directory / f"event-{next(self.numbers)}.json"
+        path.write_text(json.dumps(event))
+        return json.loads(run("sam", "local", "invoke", name, "--event", path, *self.options(**environment),
+                              timeout=INVOCATION_SECONDS))
+
+    def options(self, **environment: str) -> list:
+        """What every `sam local` command needs."""
+        path = self.directory / f"environment-{next(self.numbers)}.json"
+        path.write_text(json.dumps({"Parameters": self.settings | environment}))
+        return ["--template", self.template, *PARAMETERS, "--env-vars", path, "--invoke-image", self.image,
+                "--skip-pull-image", "--region", REGION]
+
+
+@pytest.fixture(scope="session")
+def function(built, lambda_image, aws, source, destination, github, tmp_path_factory) -> Function:
+    """The functions, at first without a queue."""
+    secrets = boto3.client("secretsmanager")
     secrets.create_secret(Name="ghcr", SecretString=json.dumps({"username": GHCR_USER, "token": GHCR_TOKEN}))
     secrets.create_secret(Name="ghcr-wrong", SecretString=json.dumps({"username": GHCR_USER, "token": WRONG_TOKEN}))
     secrets.create_secret(Name="webhook", SecretString=WEBHOOK_SECRET)
 
     # SAM hands over only what a template declares, and no deployment declares another AWS.
     template = yaml.safe_load((built / "template.yaml").read_text())
-    resource = template["Resources"]["CopyFunction"]["Properties"]
-    resource["Environment"]["Variables"]["AWS_ENDPOINT_URL"] = aws
+    template["Globals"]["Function"]["Environment"]["Variables"]["AWS_ENDPOINT_URL"] = aws
     local = built / "local.yaml"
     local.write_text(yaml.safe_dump(template))
 
-    def invoke(event: dict, **environment: str) -> dict:
-        directory = tmp_path_factory.mktemp("invocation")
-        (directory / "event.json").write_text(json.dumps(event))
-        (directory / "environment.json").write_text(json.dumps({"CopyFunction": {
-            "RULES": json.dumps(RULES), "GHCR_TOKEN_SECRET_ID": "ghcr", "WEBHOOK_SECRET_ID": "webhook",
-            "SOURCE_REGISTRY": f"http://{source.host}", "DESTINATION_REGISTRY": f"http://{destination.host}",
-            **environment,
-        }}))
-        output = run("sam", "local", "invoke", "CopyFunction", "--template", local, *PARAMETERS,
-                     "--event", directory / "event.json", "--env-vars", directory / "environment.json",
-                     "--invoke-image", lambda_image, "--skip-pull-image", "--region", REGION, timeout=INVOCATION_SECONDS)
-        return json.loads(output)
+    return Function(local, lambda_image, {
+        "RULES": json.dumps(RULES), "GHCR_TOKEN_SECRET_ID": "ghcr", "WEBHOOK_SECRET_ID": "webhook",
+        "JOB_QUEUE_URL": "", "DEAD_LETTER_QUEUE_URL": "", "SOURCE_REGISTRY": f"http://{source.host}",
+        "DESTINATION_REGISTRY": f"http://{destination.host}", "GITHUB_API_URL": github,
+    }, tmp_path_factory.mktemp("invocations"), itertools.count(1))
 
-    return invoke
+
+class Queues:
+    """A job queue and its dead-letter queue as the template makes them, and in the place of Lambda, who empties it."""
+
+    def __init__(self, name: str, function: Function):
+        self.sqs = boto3.client("sqs")
+        self.function = function
+        template = yaml.safe_load((CHECKOUT / ".tools/sam/template.yaml").read_text())["Resources"]
+        given_up, jobs = (self.attributes(template[queue]["Properties"]) for queue in ("DeadLetterQueue", "JobQueue"))
+        self.given_up = self.sqs.create_queue(QueueName=f"{name}-given-up.fifo", Attributes=given_up)["QueueUrl"]
+        target = self.sqs.get_queue_attributes(QueueUrl=self.given_up, AttributeNames=["QueueArn"])
+        policy = template["JobQueue"]["Properties"]["RedrivePolicy"]
+        jobs["RedrivePolicy"] = json.dumps(policy | {"deadLetterTargetArn": target["Attributes"]["QueueArn"]})
+        self.jobs = self.sqs.create_queue(QueueName=f"{name}.fifo", Attributes=jobs)["QueueUrl"]
+
+    @staticmethod
+    def attributes(properties: dict) -> dict[str, str]:
+        """What the template says of a queue, in the words of SQS's API."""
+        return {name: str(value).lower() if isinstance(value, bool) else str(value)
+                for name, value in properties.items() if name != "RedrivePolicy"}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What tells the functions of these queues."""
+        return {"JOB_QUEUE_URL": self.jobs, "DEAD_LETTER_QUEUE_URL": self.given_up}
+
+    def send(self, body: str, group: str) -> None:
+        """Somebody's message."""
+        self.sqs.send_message(QueueUrl=self.jobs, MessageBody=body, MessageGroupId=group, MessageDeduplicationId=group)
+
+    def receive(self, url: str | None = None) -> list[dict]:
+        """The messages that are there, with all that SQS knows of them."""
+        received = self.sqs.receive_message(QueueUrl=url or self.jobs, MaxNumberOfMessages=10,
+                                            AttributeNames=["All"], MessageAttributeNames=["All"])
+        return received.get("Messages", [])
+
+    def deliver(self, **environment: str) -> tuple[list[dict], list[str]]:
+        """Brings the function what is in the queue, and deletes what it does not want again. Gives the messages, and
+        the bodies of those that come back."""
+        messages = self.receive()
+        reply = self.function(messages_of_sqs(messages), **self.settings, **environment)
+        failed = {failure["itemIdentifier"] for failure in reply["batchItemFailures"]}
+        for message in messages:
+            if message["MessageId"] not in failed:
+                self.sqs.delete_message(QueueUrl=self.jobs, ReceiptHandle=message["ReceiptHandle"])
+        return messages, [message["Body"] for message in messages if message["MessageId"] in failed]
+
+    def count(self, url: str | None = None) -> int:
+        """How many messages there are, those in work included."""
+        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        counts = self.sqs.get_queue_attributes(QueueUrl=url or self.jobs, AttributeNames=names)["Attributes"]
+        return sum(map(int, counts.values()))
+
+
+@pytest.fixture
+def queues(request, function) -> Queues:
+    """Queues of a test's own."""
+    # SQS takes 80 characters, and no brackets or dots.
+    return Queues(re.sub(r"\W", "-", request.node.name)[-60:], function)
 
 
 @pytest.fixture

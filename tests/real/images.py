@@ -82,7 +82,8 @@ def root_file_system(architecture: str, root: Path) -> None:
 def certificate_layer(root: Path, layer: Path) -> None:
     """The certificate bundle that `update-ca-certificates` would make: the same bytes on every platform."""
     with tarfile.open(root) as archive:
-        certificates = sorted((member for member in archive if member.name.endswith(".crt")), key=lambda m: m.name)
+        certificates = [member for member in archive if "/share/ca-certificates/" in member.name and member.isfile()]
+        certificates.sort(key=lambda member: member.name)
         bundle = b"".join(archive.extractfile(member).read() for member in certificates)
     with tarfile.open(layer, "w") as archive:
         archive.addfile(*file("etc/ssl/certs/ca-certificates.crt", bundle))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what tests/real needs and this machine lacks: Python tools in .tools/venv (SAM and cargo-lambda among them),
-# Debian packages, a Docker engine. `install.sh python` stops after the first, which is enough to build and deploy.
-# May run any number of times; when everything is there, it changes nothing. Runs as root or with sudo.
+# Installs what tests/real needs and this machine lacks: Python tools in .tools/venv (SAM and cargo-lambda among them) and
+# .tools/checkov-venv, Debian packages, a Docker engine. `install.sh python` stops after the first, which is enough to
+# build and deploy. May run any number of times; when everything is there, it changes nothing. Runs as root or with sudo.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -40,20 +40,27 @@ install_packages() {
 command -v cargo >/dev/null ||
   fail "there is no cargo; install Rust as https://www.rust-lang.org/tools/install describes"
 
-mkdir -p .tools
-if ! cmp --silent tests/real/requirements.txt .tools/venv/requirements.txt; then
+# A virtual environment under .tools with exactly what a requirements file lists.
+python_environment() {
+  local environment=.tools/$1 requirements=tests/real/$2
+  ! cmp --silent "$requirements" "$environment/requirements.txt" || return 0
   python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
-  rm -rf .tools/venv
-  python3 -m venv .tools/venv
-  .tools/venv/bin/pip install --quiet --disable-pip-version-check --requirement tests/real/requirements.txt ||
-    fail "pip could not install tests/real/requirements.txt with $(python3 --version)"
-  cp tests/real/requirements.txt .tools/venv/requirements.txt
-fi
+  rm -rf "$environment"
+  python3 -m venv "$environment"
+  "$environment/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements" ||
+    fail "pip could not install $requirements with $(python3 --version)"
+  cp "$requirements" "$environment/requirements.txt"
+}
+
+mkdir -p .tools
+python_environment venv requirements.txt
 [ "${1-}" != python ] || exit 0
+python_environment checkov-venv checkov.txt
 
 # command:package
 missing=()
-for need in docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap htpasswd:apache2-utils; do
+for need in curl:curl docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap \
+  htpasswd:apache2-utils; do
   command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
 done
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
