@@ -73,7 +73,8 @@ async fn refuse_to_start(error: Error) -> Result<(), lambda_runtime::Error> {
     lambda_runtime::tracing::error!(%error, "the function can't start");
     let diagnostic = Diagnostic::from(error);
     if let Some(api) = environment("AWS_LAMBDA_RUNTIME_API") {
-        reqwest::Client::new()
+        reqwest::Client::builder()
+            .build()?
             .post(format!("http://{api}/2018-06-01/runtime/init/error"))
             .header("Lambda-Runtime-Function-Error-Type", &diagnostic.error_type)
             .body(serde_json::to_string(&diagnostic)?)

@@ -9,7 +9,7 @@ use globset::GlobMatcher;
 use crate::access::{Access, Credentials};
 use crate::error::{Error, Result};
 use crate::github::GitHub;
-use crate::job::{Destination, Job};
+use crate::job::{Destination, Job, is_repository};
 use crate::registry::Repository;
 use crate::report::{Copy, Outcome, Report};
 use crate::retry::retry;
@@ -78,7 +78,12 @@ async fn packages_of(access: &Access, github: &GitHub, rule: &Rule) -> Result<Ve
             retry(async |_| github.packages(token, owner).await).await
         })
         .await?;
-    let mut packages: Vec<String> = names.iter().map(|name| format!("{owner}/{name}")).collect();
+    let packages = names.iter().map(|name| format!("{owner}/{name}"));
+    let (mut packages, odd): (Vec<String>, Vec<String>) =
+        packages.partition(|package| is_repository(package));
+    if !odd.is_empty() {
+        tracing::warn!(?odd, "packages whose names no registry takes are left out");
+    }
     packages.sort();
     packages.dedup();
     Ok(packages)
@@ -168,8 +173,11 @@ async fn compare_tag(
     for ((destination, place), at_destination) in destinations.iter().zip(at_destinations) {
         let mut copy = Copy::new(source.reference(tag), destination.reference(tag));
         let result = match (&at_source, at_destination) {
-            // Deleted between the list and now: nothing to copy any more.
-            (Ok(None), _) => continue,
+            (Ok(None), _) => {
+                let reason = format!("{} was deleted meanwhile", source.reference(tag));
+                compared.push(Compared::Same(Box::new(Report::ignored(reason))));
+                continue;
+            }
             (Err(error), _) => Err(error.clone()),
             (_, Err(error)) => Err(error),
             (Ok(Some(wanted)), Ok(found)) if found.as_ref() == Some(wanted) => {

@@ -11,7 +11,7 @@ use semver::{Version, VersionReq};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::job::{Destination, Job, is_repository};
+use crate::job::{Destination, Job, is_repository, is_tag};
 
 /// All rules, in their order: the first whose `source` matches wins.
 #[derive(Debug)]
@@ -206,6 +206,10 @@ impl Rule {
             semver,
             newest: _,
         } = &self.tags;
+        // Tags come from lists of GitHub's as well as from events, and end up in URLs.
+        if !is_tag(tag) {
+            return Some(format!("{tag:?} is no valid tag"));
+        }
         if is_referrer_tag(tag) {
             return Some(format!("tag {tag} is a signature or an attestation"));
         }
