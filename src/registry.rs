@@ -164,16 +164,15 @@ impl Repository {
                     .header(ACCEPT, MANIFEST_MEDIA_TYPES.join(", "))
             })
             .await?;
-        if response.status() == StatusCode::NOT_FOUND {
-            return Ok(None);
-        }
-        if !response.status().is_success() {
-            return Err(refusal::of(response, &place).await);
-        }
-        match content_digest(response.headers()) {
-            Some(digest) => Ok(Some(digest)),
-            // The header is optional; then the bytes tell.
-            None => Ok(Some(self.fetch_manifest(tag_or_digest).await?.digest)),
+        match (response.status(), content_digest(response.headers())) {
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, Some(digest)) if status.is_success() => Ok(Some(digest)),
+            // The header is optional; then the bytes tell. And a HEAD is refused without a word, where a GET is told whether the
+            // authorization has expired or a permission is missing.
+            (StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
+                Ok(Some(self.fetch_manifest(tag_or_digest).await?.digest))
+            }
+            _ => Err(refusal::of(response, &place).await),
         }
     }
 

@@ -414,3 +414,23 @@ async fn errors_without_an_envelope() {
         );
     }
 }
+
+/// ECR refuses an expired authorization with 403, not 401; where a new one is no better, the message says what is wrong.
+#[tokio::test]
+async fn an_authorization_that_stays_expired() {
+    let scenario = Scenario::with_image("1").await;
+    scenario.ecr.renew_password("known to nobody");
+    scenario
+        .ghcr
+        .put_image(REPOSITORY, "1", &Image::single(&layers()));
+    let failure = scenario.fail("1").await;
+    let parts = [
+        "destination ",
+        "403",
+        "has expired",
+        "the ECR authorization token is no longer valid",
+    ];
+    assert_failure(failure, "Denied", &parts);
+    let calls = scenario.aws.calls("GetAuthorizationToken");
+    assert_eq!(calls, 2, "asked for anew once, and not in a loop");
+}
