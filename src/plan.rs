@@ -123,8 +123,12 @@ pub async fn build(
     };
     let graph = survey.manifests(top.clone()).await?;
     plan.present.manifests = graph.present.len() as u64 + u64::from(is_tagged);
-    for blob in unique_blobs(source, &graph)? {
-        plan.blobs.push(blob);
+    let (blobs, foreign_layers) = unique_blobs(source, &graph)?;
+    plan.blobs = blobs;
+    if foreign_layers > 0 {
+        plan.warnings.push(format!(
+            "{foreign_layers} foreign layers are left at their own URLs, where registries don't hold them"
+        ));
     }
     survey.subtract_present_blobs(&mut plan).await?;
     plan.blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
@@ -322,14 +326,16 @@ impl Survey<'_> {
     }
 }
 
-/// Every blob of the fetched manifests once, however often it is referred to.
-fn unique_blobs(source: &Repository, graph: &Graph) -> Result<Vec<Descriptor>> {
+/// Every blob of the fetched manifests once, however often it is referred to; and how many layers are left where they are.
+fn unique_blobs(source: &Repository, graph: &Graph) -> Result<(Vec<Descriptor>, usize)> {
     let mut sizes: HashMap<Digest, u64> = HashMap::new();
     let mut blobs = Vec::new();
+    let mut foreign_layers = 0;
     for manifest in graph.fetched.values() {
         let references = manifest
             .references()
             .map_err(|reason| content(source, &manifest.descriptor(), reason))?;
+        foreign_layers += references.foreign_layers;
         for blob in references.blobs {
             match sizes.insert(blob.digest.clone(), blob.size) {
                 None => blobs.push(blob),
@@ -337,7 +343,7 @@ fn unique_blobs(source: &Repository, graph: &Graph) -> Result<Vec<Descriptor>> {
             }
         }
     }
-    Ok(blobs)
+    Ok((blobs, foreign_layers))
 }
 
 fn same_size(source: &Repository, descriptor: &Descriptor, size: u64) -> Result<()> {

@@ -249,11 +249,6 @@ impl Rule {
         (owner, (!is_glob).then_some(name))
     }
 
-    /// The rule's `source`, as it is written.
-    pub fn source(&self) -> &str {
-        self.source.glob().glob()
-    }
-
     /// The secret with the GHCR token for this rule's packages, if it is not the general one.
     pub fn token_secret_id(&self) -> Option<Arc<str>> {
         self.token_secret_id.clone()

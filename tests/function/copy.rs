@@ -81,6 +81,10 @@ async fn every_kind_of_image_arrives_byte_for_byte() {
         assert_eq!(report["digest"], image.top, "{name}");
         assert_eq!(report["source_digest"], image.top, "{name}");
         scenario.assert_stored(name, &tag, &image);
+        let is_warned = report["warnings"][0]
+            .as_str()
+            .is_some_and(|it| it.contains("1 foreign layers"));
+        assert_eq!(is_warned, name == "a foreign layer", "{name}: {report}");
     }
     let incomplete = scenario
         .ecr
