@@ -31,6 +31,9 @@ pub const MANIFEST_LIMIT: u64 = 4 * 1024 * 1024;
 /// Ordinary images need some tens of kilobytes.
 pub const MANIFESTS_LIMIT: u64 = 16 * 1024 * 1024;
 
+/// The largest blob that ECR stores, in bytes: 52,000 MiB. (ECR user guide, "Service quotas")
+pub const BLOB_LIMIT: u64 = 52_000 * 1024 * 1024;
+
 /// A SHA-256 digest in its registered form: `sha256:` and 64 lower-case hexadecimal digits.
 ///
 /// It is the only algorithm that ECR stores, so others are refused when they are met.
@@ -223,7 +226,14 @@ impl Manifest {
                 .manifests
                 .ok_or("an image index without `manifests`")?;
             for fields in manifests {
-                references.manifests.push(descriptor(fields)?);
+                let child = descriptor(fields)?;
+                if child.size > MANIFEST_LIMIT {
+                    return Err(format!(
+                        "manifest {} is said to have {} bytes, and ECR stores at most {MANIFEST_LIMIT}",
+                        child.digest, child.size
+                    ));
+                }
+                references.manifests.push(child);
             }
         } else {
             let config = fields.config.ok_or("an image manifest without `config`")?;
@@ -260,6 +270,12 @@ fn blob(fields: DescriptorFields) -> Result<Descriptor, String> {
         return Err(format!(
             "blob {} has no bytes, which ECR does not store; build the image without empty layers",
             blob.digest
+        ));
+    }
+    if blob.size > BLOB_LIMIT {
+        return Err(format!(
+            "blob {} is said to have {} bytes, and ECR stores at most {BLOB_LIMIT}",
+            blob.digest, blob.size
         ));
     }
     Ok(blob)

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::job::Job;
-use crate::manifest::{Descriptor, Digest, MANIFEST_LIMIT, MANIFESTS_LIMIT, Manifest};
+use crate::manifest::{Descriptor, Digest, MANIFESTS_LIMIT, Manifest};
 use crate::registry::Repository;
 use crate::retry::retry;
 
@@ -268,13 +268,6 @@ impl Survey<'_> {
     /// A manifest of an index: its bytes if it has to be looked into, and its digest if the destination has it.
     async fn child(&self, child: Descriptor) -> Result<(Option<Manifest>, Option<Digest>)> {
         let digest = child.digest.as_str();
-        if child.size > MANIFEST_LIMIT {
-            let reason = format!(
-                "the manifest is said to have {} bytes, and ECR stores at most {MANIFEST_LIMIT}",
-                child.size
-            );
-            return Err(self.content(&child, reason));
-        }
         let (manifest, present) = future::try_join(
             retry(async |_| self.source.fetch_manifest(digest).await),
             retry(async |_| self.destination.resolve(digest).await),
