@@ -19,7 +19,6 @@ pub struct Direct {
     options: Options,
 }
 
-/// What both forms may ask for beside the source.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OneSource {
@@ -50,6 +49,7 @@ struct SeveralTags {
     force: bool,
 }
 
+/// What both forms may ask for beside the source.
 #[derive(Debug)]
 struct Options {
     destination: Option<String>,
@@ -162,6 +162,17 @@ impl SeveralTags {
         };
         if event.tags.is_empty() {
             return Err(Error::Event("`tags` is empty".to_owned()));
+        }
+        let names_a_tag = |destination: &String| {
+            destination
+                .rsplit('/')
+                .next()
+                .is_some_and(|last| last.contains(':'))
+        };
+        if event.tags.len() > 1 && event.destination.as_ref().is_some_and(names_a_tag) {
+            return Err(Error::Event(
+                "several `tags` can't all go to the one tag that `destination` names: leave the tag out".to_owned(),
+            ));
         }
         let sources = event
             .tags

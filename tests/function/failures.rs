@@ -156,7 +156,7 @@ async fn a_missing_permission_for_the_authorization() {
 #[tokio::test]
 async fn events_that_are_none() {
     let scenario = Scenario::start().await;
-    let cases: [(Value, &str); 16] = [
+    let cases: [(Value, &str); 17] = [
         (json!({}), "neither an HTTP request (`requestContext`)"),
         (json!(null), "neither an HTTP request"),
         (json!("ghcr.io/acme/api:1"), "neither an HTTP request"),
@@ -188,6 +188,10 @@ async fn events_that_are_none() {
         (
             json!({"image": "ghcr.io/acme/api", "tags": []}),
             "`tags` is empty",
+        ),
+        (
+            json!({"image": "ghcr.io/acme/api", "tags": ["1", "2"], "destination": "prod/api:stable"}),
+            "leave the tag out",
         ),
         (
             json!({"Records": [{"eventSource": "aws:sns"}]}),
@@ -357,6 +361,27 @@ async fn images_that_are_refused() {
             "not a manifest",
         ),
     ];
+    let endless = child.top_manifest().bytes.len().to_string();
+    let two = Image::index(vec![
+        child.clone().on("linux/amd64"),
+        good.clone().on("linux/arm64"),
+    ]);
+    let sizes = [
+        (
+            "manifests of sizes that overflow",
+            two.clone().rewritten(
+                &format!("\"size\": {endless}"),
+                &format!("\"size\": {}", u64::MAX),
+            ),
+            "ECR stores at most 4194304",
+        ),
+        (
+            "a blob that no registry stores",
+            good.clone().rewritten("40000", &u64::MAX.to_string()),
+            "ECR stores at most 54525952000",
+        ),
+    ];
+    let cases: Vec<_> = cases.into_iter().chain(sizes).collect();
     let scenario = Scenario::start().await;
     for (position, (name, image, part)) in cases.into_iter().enumerate() {
         let tag = format!("t{position}");
