@@ -25,9 +25,23 @@ pub enum Freshness {
     AfterRefusal,
 }
 
-/// Secrets Manager's names of the version in use and of the one before it.
-const CURRENT: &str = "AWSCURRENT";
-const PREVIOUS: &str = "AWSPREVIOUS";
+/// A version of a secret, by Secrets Manager's own names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SecretVersion {
+    /// `AWSCURRENT`: the one in use.
+    Current,
+    /// `AWSPREVIOUS`: the one before it, if there was one.
+    Previous,
+}
+
+impl SecretVersion {
+    fn stage(self) -> &'static str {
+        match self {
+            SecretVersion::Current => "AWSCURRENT",
+            SecretVersion::Previous => "AWSPREVIOUS",
+        }
+    }
+}
 
 const SECRET_LIFETIME: Duration = Duration::from_secs(5 * 60);
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
@@ -85,8 +99,8 @@ pub async fn configuration() -> SdkConfig {
     aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await
 }
 
-/// Versions of secrets by id and stage.
-type SecretCache = HashMap<(String, &'static str), Kept<Option<SecretString>>>;
+/// Versions of secrets by id.
+type SecretCache = HashMap<(String, SecretVersion), Kept<Option<SecretString>>>;
 
 /// The clients, and what they have given so far.
 pub struct Aws {
@@ -121,62 +135,63 @@ impl Aws {
         id: &str,
         freshness: Freshness,
     ) -> Result<(SecretString, Option<String>)> {
-        match self.secret_text(id, CURRENT, freshness).await? {
+        match self
+            .secret_text(id, SecretVersion::Current, freshness)
+            .await?
+        {
             Some(text) => parse_secret(text.expose_secret(), "token"),
             None => Err("has no current version".to_owned()),
         }
         .map_err(|detail| unusable_secret(id, detail))
     }
 
-    /// The texts that a webhook may be signed with: the secret's current version, and the previous one if there is one, since a
-    /// rotation is never at the same instant on both sides. Each is bare, or JSON `{"secret": …}`.
+    /// The text that a webhook may be signed with, bare or JSON `{"secret": …}`; `None` if there is no previous version.
     ///
     /// # Errors
     /// Names the secret, never its value.
-    pub async fn webhook_secrets(
+    pub async fn webhook_secret(
         &self,
         id: &str,
+        version: SecretVersion,
         freshness: Freshness,
-    ) -> Result<Vec<SecretString>> {
-        let mut secrets = Vec::new();
-        for stage in [CURRENT, PREVIOUS] {
-            if let Some(text) = self.secret_text(id, stage, freshness).await? {
-                let (secret, _) = parse_secret(text.expose_secret(), "secret")
-                    .map_err(|detail| unusable_secret(id, detail))?;
-                secrets.push(secret);
-            }
-        }
-        Ok(secrets)
+    ) -> Result<Option<SecretString>> {
+        let text = self.secret_text(id, version, freshness).await?;
+        text.map(|text| parse_secret(text.expose_secret(), "secret"))
+            .transpose()
+            .map(|parsed| parsed.map(|(secret, _)| secret))
+            .map_err(|detail| unusable_secret(id, detail))
     }
 
     /// One version of a secret, kept; `None` if there is no previous one.
     async fn secret_text(
         &self,
         id: &str,
-        stage: &'static str,
+        version: SecretVersion,
         freshness: Freshness,
     ) -> Result<Option<SecretString>> {
-        let key = (id.to_owned(), stage);
+        let key = (id.to_owned(), version);
         let mut cache = self.secret_cache.lock().await;
         if let Some(kept) = Kept::usable(cache.get(&key), freshness)
             && kept.read_at.elapsed() < SECRET_LIFETIME
         {
             return Ok(kept.value.clone());
         }
-        let text = match self.read_secret(id, stage).await {
-            Err(error) if error.kind() == Kind::NotFound && stage == PREVIOUS => None,
+        let text = match self.read_secret(id, version).await {
+            Err(error) if error.kind() == Kind::NotFound && version == SecretVersion::Previous => {
+                None
+            }
             result => Some(result?),
         };
         cache.insert(key, Kept::new(text.clone(), freshness));
         Ok(text)
     }
 
-    async fn read_secret(&self, id: &str, stage: &str) -> Result<SecretString> {
+    async fn read_secret(&self, id: &str, version: SecretVersion) -> Result<SecretString> {
         let output = self
             .secrets
             .get_secret_value()
             .secret_id(id)
-            .version_stage(stage)
+            .version_stage(version.stage())
             .send()
             .await
             .map_err(|error| {

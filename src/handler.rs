@@ -8,7 +8,7 @@ use oci_client::Reference;
 use serde_json::Value;
 
 use crate::access::Access;
-use crate::aws::Freshness;
+use crate::aws::{Freshness, SecretVersion};
 use crate::copy::copy;
 use crate::error::{Error, Kind, Result};
 use crate::event::{Direct, Event, HttpRequest, Request, batch_reply, summary};
@@ -76,14 +76,24 @@ impl App {
         }
     }
 
-    /// A secret that was rotated while this process is warm is read again, once, when a signature does not match.
+    /// A rotation is never at the same instant on both sides, so the secret's previous version will do; and one that was rotated
+    /// while this process is warm is read again, once, when a signature does not match.
     async fn check_signature(&self, request: &HttpRequest) -> Result<()> {
         let id = self.access.settings.webhook_secret_id.as_deref();
         let id = id.ok_or(Error::Signature)?;
         for freshness in [Freshness::Kept, Freshness::AfterRefusal] {
-            let secrets = self.access.aws.webhook_secrets(id, freshness).await?;
-            if webhook::is_signed(&secrets, &request.body, request.signature.as_deref()) {
-                return Ok(());
+            for version in [SecretVersion::Current, SecretVersion::Previous] {
+                let secret = self
+                    .access
+                    .aws
+                    .webhook_secret(id, version, freshness)
+                    .await?;
+                let signature = request.signature.as_deref();
+                if secret
+                    .is_some_and(|secret| webhook::is_signed(&secret, &request.body, signature))
+                {
+                    return Ok(());
+                }
             }
         }
         Err(Error::Signature)
@@ -208,16 +218,21 @@ impl App {
         log(&reports);
         let mut copies = reports.iter().filter_map(|report| report.copy.as_ref());
         let has_progress = copies.any(Copy::has_progress);
-        let failed = reports.iter().filter(|report| report.error.is_some());
-        let error = failed
-            .min_by_key(|report| report.outcome)
-            .and_then(|it| it.error.as_ref());
+        // As long as one of several copies may still succeed, the message is not given up for the others.
+        let may_pass = |error: &&Error| {
+            matches!(
+                error.kind(),
+                Kind::Deadline | Kind::Transient | Kind::Internal
+            )
+        };
+        let errors = || reports.iter().filter_map(|report| report.error.as_ref());
+        let error = errors().find(may_pass).or_else(|| errors().next());
         let Some((error, queue)) = error.zip(self.queue.as_ref()) else {
             return error.is_none();
         };
         let handed_on = match error.kind() {
             Kind::Deadline if has_progress => queue.continue_later(message).await.map(|()| true),
-            Kind::Deadline | Kind::Transient | Kind::Internal => Ok(false),
+            _ if may_pass(&error) => Ok(false),
             _ => queue.give_up(message, error).await,
         };
         let handed_on = handed_on
@@ -236,7 +251,8 @@ fn log(reports: &[Report]) {
         let line = summary(std::slice::from_ref(report));
         match report.outcome {
             Outcome::Failed | Outcome::Deferred => tracing::error!(report = %line),
-            Outcome::Current => tracing::debug!(report = %line),
+            // A scheduled run may find very many of these.
+            Outcome::Current if reports.len() > 1 => tracing::debug!(report = %line),
             _ => tracing::info!(report = %line),
         }
     }

@@ -364,3 +364,37 @@ async fn a_tag_is_a_message_group() {
     assert_eq!(groups[0], groups[1]);
     assert_ne!(groups[1], groups[2]);
 }
+
+/// A message with several copies is not given up while one of them may still succeed.
+#[tokio::test]
+async fn a_message_is_not_given_up_while_one_copy_may_succeed() {
+    let rules = r#"[{"source":"acme/*","destination":["gone/{name}","prod/{name}"]}]"#;
+    let scenario = Scenario::start_with_queue(&[("RULES", rules)]).await;
+    scenario.push(REPOSITORY, "1", &small_image());
+    let fault = Fault::Status {
+        status: 503,
+        headers: vec![],
+        body: String::new(),
+    };
+    scenario
+        .ecr
+        .server
+        .fault("POST", "/v2/prod/api/blobs/uploads/", 1_000_000, fault);
+    let body = json!({"source": "ghcr.io/acme/api:1"}).to_string();
+    let id = scenario.sqs.send(JOB_QUEUE, "group", &body);
+    let batch = scenario.sqs.batch(JOB_QUEUE, 1);
+    let reply = scenario.invoke(&batch).await.reply();
+    assert_eq!(
+        reply,
+        json!({"batchItemFailures": [{"itemIdentifier": id}]})
+    );
+    scenario.sqs.settle(JOB_QUEUE, &batch, &reply);
+    assert_eq!(scenario.sqs.messages(DEAD_LETTER_QUEUE).len(), 0);
+    scenario.ecr.server.clear_faults();
+    work_off(&scenario).await;
+    scenario.assert_stored("the one that could", "1", &small_image());
+    assert_eq!(
+        scenario.sqs.messages(DEAD_LETTER_QUEUE)[0].attributes["error_kind"],
+        "NotFound"
+    );
+}
