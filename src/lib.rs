@@ -34,7 +34,7 @@
 //! | [`config`], [`rules`] | settings, and what may be copied where |
 //! | [`retry`], [`tally`] | the one retry; counts while a copy runs |
 //! | [`job`], [`manifest`] | references and destinations; digests, descriptors, manifests |
-//! | [`link`], [`sdk`] | the next page of a list; what an SDK's error means |
+//! | [`challenge`], [`link`], [`sdk`] | what a 401 asks for; the next page of a list; what an SDK's error means |
 //! | [`error`] | one error type, classified once |
 //!
 //! # Invariants
@@ -90,6 +90,8 @@ pub mod tally;
 pub mod job;
 
 pub mod manifest;
+
+pub mod challenge;
 
 pub mod link;
 

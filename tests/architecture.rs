@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 24] = [
+const IMPORTS: [(&str, &[&str]); 25] = [
     (
         "main",
         &["access", "aws", "config", "error", "handler", "queue"],
@@ -69,7 +69,7 @@ const IMPORTS: [(&str, &[&str]); 24] = [
     ("queue", &["error", "job", "manifest", "sdk"]),
     (
         "registry",
-        &["error", "job", "link", "manifest", "registry"],
+        &["challenge", "error", "job", "link", "manifest", "registry"],
     ),
     ("github", &["error", "link", "manifest"]),
     ("aws", &["error", "job", "sdk"]),
@@ -79,6 +79,7 @@ const IMPORTS: [(&str, &[&str]); 24] = [
     ("tally", &[]),
     ("job", &["manifest"]),
     ("manifest", &[]),
+    ("challenge", &[]),
     ("link", &[]),
     ("sdk", &["error"]),
     ("error", &[]),
@@ -100,8 +101,11 @@ const VENDORS: [(&str, &[&str]); 12] = [
             "event", "handler", "job", "manifest", "registry", "rules", "webhook",
         ],
     ),
-    ("reqwest", &["main", "access", "github", "link", "registry"]),
-    ("http_auth", &["registry"]),
+    (
+        "reqwest",
+        &["main", "access", "challenge", "github", "link", "registry"],
+    ),
+    ("http_auth", &["challenge"]),
     ("globset", &["event", "reconcile", "rules"]),
     ("backon", &["retry"]),
 ];

@@ -5,8 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http_auth::ChallengeRef;
-use reqwest::header::{HeaderValue, WWW_AUTHENTICATE};
+use reqwest::header::HeaderValue;
 use reqwest::{Client, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -14,6 +13,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::refusal::{self, Place};
+use crate::challenge::Challenge;
 use crate::error::{Error, Kind, Operation, Result};
 use crate::job::Endpoint;
 
@@ -127,7 +127,7 @@ impl Authorization {
                 false => Err(refusal::of(response, &place).await),
             };
         }
-        match Challenge::of(&response) {
+        match Challenge::of(response.headers()) {
             Some(Challenge::Bearer { realm, service }) => {
                 let realm = checked_realm(&realm, endpoint, &place)?;
                 self.exchange(http, realm, service, &place).await.map(Some)
@@ -179,44 +179,6 @@ impl Authorization {
 struct Token {
     token: Option<String>,
     access_token: Option<String>,
-}
-
-enum Challenge {
-    Bearer {
-        realm: String,
-        service: Option<String>,
-    },
-    Basic,
-}
-
-impl Challenge {
-    /// The challenge that can be answered; Bearer before Basic where both are offered. (RFC 9110 section 11.6.1)
-    fn of(response: &Response) -> Option<Self> {
-        let values = response.headers().get_all(WWW_AUTHENTICATE);
-        let mut basic = None;
-        for value in values.iter().filter_map(|value| value.to_str().ok()) {
-            for challenge in http_auth::parse_challenges(value).unwrap_or_default() {
-                if challenge.scheme.eq_ignore_ascii_case("bearer") {
-                    return Some(Challenge::Bearer {
-                        realm: parameter(&challenge, "realm")?,
-                        service: parameter(&challenge, "service"),
-                    });
-                }
-                if challenge.scheme.eq_ignore_ascii_case("basic") {
-                    basic = Some(Challenge::Basic);
-                }
-            }
-        }
-        basic
-    }
-}
-
-fn parameter(challenge: &ChallengeRef<'_>, name: &str) -> Option<String> {
-    challenge
-        .params
-        .iter()
-        .find(|(key, _)| key.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.to_unescaped())
 }
 
 /// The credential is only ever sent to the host that it belongs to, and not in the clear unless the registry itself is.
