@@ -1,8 +1,12 @@
 //! How both registries are reached for a job: which credential, which host.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::aws::{Aws, Freshness};
+use crate::budget::Budget;
 use crate::config::Settings;
 use crate::error::{Error, Kind, Result, Side};
 use crate::job::{Destination, Endpoint};
@@ -18,7 +22,14 @@ pub struct Access {
     pub aws: Aws,
     /// The HTTP client for registries and for GitHub's API.
     pub http: reqwest::Client,
+    /// By repository: with which credential it was last read, and what keeps its bearer token.
+    sources: Mutex<HashMap<String, (Option<Credential>, Repository)>>,
+    /// By registry host.
+    budgets: Mutex<HashMap<String, Arc<Budget>>>,
 }
+
+/// So many source repositories are remembered, so that a warm process does not grow.
+const SOURCES_LIMIT: usize = 200;
 
 /// What it takes to speak to both registries.
 #[derive(Clone)]
@@ -38,6 +49,8 @@ impl Access {
             settings,
             aws,
             http: registry::client()?,
+            sources: Mutex::default(),
+            budgets: Mutex::default(),
         })
     }
 
@@ -57,6 +70,8 @@ impl Access {
         let Err(Some(side)) = result.as_ref().map_err(Error::denied_side) else {
             return result;
         };
+        // Permissions may have changed since the token was given.
+        lock(&self.sources).clear();
         let fresh = self
             .credentials(token_secret_id, destination, Freshness::AfterRefusal)
             .await?;
@@ -124,15 +139,27 @@ impl Access {
         })
     }
 
-    /// The source repository `name`, whose requests are counted.
+    /// The source repository `name`, whose requests are counted. Its bearer token is kept, as a token serves many requests; until a
+    /// registry refuses something.
     pub fn source(&self, credentials: &Credentials, name: &str, requests: &Requests) -> Repository {
-        Repository::source(
-            self.http.clone(),
-            self.settings.source_registry.clone(),
-            name,
-            credentials.source.clone(),
-            requests.source_counter(),
-        )
+        let credential = &credentials.source;
+        let mut sources = lock(&self.sources);
+        let kept = sources.get(name);
+        let kept = kept.filter(|(kept, _)| is_same(kept.as_ref(), credential.as_ref()));
+        let repository = match kept {
+            Some((_, repository)) => repository.clone(),
+            None => {
+                let registry = self.settings.source_registry.clone();
+                let repository =
+                    Repository::source(self.http.clone(), registry, name, credential.clone());
+                if sources.len() >= SOURCES_LIMIT {
+                    sources.clear();
+                }
+                sources.insert(name.to_owned(), (credential.clone(), repository.clone()));
+                repository
+            }
+        };
+        repository.counted_in(requests.source_counter())
     }
 
     /// The destination repository `name`, whose requests are counted.
@@ -142,13 +169,16 @@ impl Access {
         name: &str,
         requests: &Requests,
     ) -> Repository {
+        let host = credentials.registry.host();
+        let budget = lock(&self.budgets).entry(host).or_default().clone();
         Repository::destination(
             self.http.clone(),
             credentials.registry.clone(),
             name,
             credentials.destination.clone(),
-            requests.destination_counter(),
+            budget,
         )
+        .counted_in(requests.destination_counter())
     }
 
     /// The rule's token, else the general one, else none: public images are read anonymously.
@@ -191,12 +221,20 @@ impl Access {
 }
 
 impl Credentials {
-    // Whether `other` has the same secret for one side.
+    /// Whether `other` has the same secret for one side.
     fn is_same(&self, other: &Credentials, side: Side) -> bool {
-        let secret = |credential: &Credential| credential.password.expose_secret().to_owned();
         match side {
-            Side::Source => self.source.as_ref().map(secret) == other.source.as_ref().map(secret),
-            Side::Destination => secret(&self.destination) == secret(&other.destination),
+            Side::Source => is_same(self.source.as_ref(), other.source.as_ref()),
+            Side::Destination => is_same(Some(&self.destination), Some(&other.destination)),
         }
     }
+}
+
+fn is_same(one: Option<&Credential>, other: Option<&Credential>) -> bool {
+    let secret = |credential: &Credential| credential.password.expose_secret().to_owned();
+    one.map(secret) == other.map(secret)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,25 +5,22 @@ use std::time::Instant;
 use crate::access::{Access, Credentials};
 use crate::error::{Error, Result};
 use crate::job::Job;
+use crate::limits::Limits;
 use crate::plan;
 use crate::report::{Copy, Outcome, Report};
 use crate::tally::Tally;
-use crate::transfer::{self, Limits};
+use crate::transfer;
 
 /// Makes one copy, and says what happened. What is done when the deadline comes stays done.
-pub async fn copy(access: &Access, job: &Job, deadline: Instant) -> Report {
+pub async fn copy(access: &Access, job: &Job, limits: &Limits) -> Report {
     let begin = Instant::now();
     let tally = Tally::default();
     let mut copy = Copy::new(job.source_name(), job.destination.to_string());
-    let limits = Limits {
-        concurrency: access.settings.blob_concurrency,
-        deadline,
-    };
     let token_secret_id = job.token_secret_id.as_deref();
     let attempt = access.with_credentials(token_secret_id, &job.destination, async |credentials| {
         look_decide_act(access, credentials, job, limits, &mut copy, &tally).await
     });
-    let result = tokio::time::timeout_at(deadline.into(), attempt)
+    let result = tokio::time::timeout_at(limits.deadline.into(), attempt)
         .await
         .unwrap_or(Err(Error::Deadline));
     copy.done(&tally);
@@ -35,7 +32,7 @@ async fn look_decide_act(
     access: &Access,
     credentials: &Credentials,
     job: &Job,
-    limits: Limits,
+    limits: &Limits,
     copy: &mut Copy,
     tally: &Tally,
 ) -> Result<Outcome> {

@@ -66,6 +66,8 @@ pub enum Operation {
     HasBlob,
     /// Reading the bytes of a blob.
     FetchBlob,
+    /// Opening an upload session.
+    StartUpload,
     /// Writing a blob.
     PushBlob,
     /// Writing a manifest.
@@ -82,6 +84,7 @@ impl fmt::Display for Operation {
             Operation::FetchManifest => "fetch manifest",
             Operation::HasBlob => "look for blob",
             Operation::FetchBlob => "fetch blob",
+            Operation::StartUpload => "start upload",
             Operation::PushBlob => "push blob",
             Operation::PushManifest => "push manifest",
             Operation::ListTags => "list tags",
@@ -190,7 +193,7 @@ impl Error {
         }
     }
 
-    /// How long the registry asked to be left alone (`Retry-After`), if it did.
+    /// How long the registry asked to be left alone, if it did: `Retry-After`, or a 429 without it.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::Registry { retry_after, .. } => *retry_after,

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::{StreamExt, stream};
 use lambda_runtime::{Context, LambdaEvent};
 use oci_client::Reference;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::event::{Direct, Event, HttpRequest, Request, batch_reply, summary};
 use crate::github::GitHub;
 use crate::job::Job;
+use crate::limits::Limits;
 use crate::queue::{Message, Queue};
 use crate::reconcile::{self, Scope};
 use crate::report::{Copy, Outcome, Report};
@@ -21,6 +23,9 @@ use crate::webhook;
 
 /// Kept back from Lambda's deadline, to write the report and to answer.
 const DEADLINE_MARGIN: Duration = Duration::from_secs(2);
+
+/// Copies under way at once in one invocation. The blobs of all of them share one limit.
+const COPIES: usize = 8;
 
 /// What lives across invocations.
 pub struct App {
@@ -45,15 +50,19 @@ impl App {
     /// # Errors
     /// What makes the invocation a function error; see [`Event::reply`].
     pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value> {
-        let deadline = deadline(&event.context);
+        let limits = Limits::new(
+            deadline(&event.context),
+            self.access.settings.blob_concurrency,
+        );
+        let limits = &limits;
         let invocation = event.context.request_id;
         let event = Event::read(event.payload).inspect_err(|error| tracing::error!(%error))?;
         let cause = event.cause().unwrap_or(&invocation);
         let reports = match self.request(&event).await {
-            Ok(Request::Copy(jobs)) => self.copy_all(jobs, deadline).await,
-            Ok(Request::HandOver(jobs)) => self.hand_over(jobs, cause, deadline).await,
-            Ok(Request::Reconcile(scope)) => self.reconcile(&scope, cause, deadline).await,
-            Ok(Request::WorkOff(messages)) => return self.work_off(&messages, deadline).await,
+            Ok(Request::Copy(jobs)) => self.copy_all(jobs, limits).await,
+            Ok(Request::HandOver(jobs)) => self.hand_over(jobs, cause, limits).await,
+            Ok(Request::Reconcile(scope)) => self.reconcile(&scope, cause, limits).await,
+            Ok(Request::WorkOff(messages)) => return self.work_off(&messages, limits).await,
             Ok(Request::Ignore(reason)) => vec![Report::ignored(reason)],
             Err(error) => vec![Report::failed(error)],
         };
@@ -99,26 +108,29 @@ impl App {
         Err(Error::Signature)
     }
 
-    /// One after the other; a failure stops none of the others.
-    async fn copy_all(&self, jobs: Vec<Job>, deadline: Instant) -> Vec<Report> {
-        let mut reports = Vec::new();
-        for job in jobs {
-            // Boxed, as a copy is a large future inside several others.
-            let mut report = Box::pin(copy(&self.access, &job, deadline)).await;
-            let others = match job.all_tags {
-                true => self.other_tags(&job, &mut report, deadline).await,
-                false => Vec::new(),
-            };
-            reports.push(report);
-            reports.extend(others);
-        }
-        reports
+    /// Several side by side; a failure stops none of the others.
+    async fn copy_all(&self, jobs: Vec<Job>, limits: &Limits) -> Vec<Report> {
+        let reports = stream::iter(&jobs)
+            .map(|job| self.copy_one(job, limits))
+            .buffered(COPIES);
+        reports.concat().await
+    }
+
+    /// One copy, and those that follow from it.
+    async fn copy_one(&self, job: &Job, limits: &Limits) -> Vec<Report> {
+        // Boxed, as a copy is a large future inside several others.
+        let mut report = Box::pin(copy(&self.access, job, limits)).await;
+        let others = match job.all_tags {
+            true => self.other_tags(job, &mut report, limits).await,
+            false => Vec::new(),
+        };
+        std::iter::once(report).chain(others).collect()
     }
 
     /// To the queue, or without one, at once.
-    async fn hand_over(&self, jobs: Vec<Job>, cause: &str, deadline: Instant) -> Vec<Report> {
+    async fn hand_over(&self, jobs: Vec<Job>, cause: &str, limits: &Limits) -> Vec<Report> {
         let Some(queue) = &self.queue else {
-            return self.copy_all(jobs, deadline).await;
+            return self.copy_all(jobs, limits).await;
         };
         let results = queue.send(&jobs, cause).await;
         let report = |(job, result): (&Job, Result<()>)| match result {
@@ -129,13 +141,13 @@ impl App {
     }
 
     /// Package by package, so that what differs is handed over before the deadline can come.
-    async fn reconcile(&self, scope: &Scope, cause: &str, deadline: Instant) -> Vec<Report> {
+    async fn reconcile(&self, scope: &Scope, cause: &str, limits: &Limits) -> Vec<Report> {
         let (access, dry_run) = (&self.access, scope.dry_run);
         let (packages, mut reports) =
             Box::pin(reconcile::packages(access, &self.github, scope)).await;
         for (rule, package) in packages {
             let compare = Box::pin(reconcile::compare(access, rule, &package, dry_run));
-            let found = tokio::time::timeout_at(deadline.into(), compare).await;
+            let found = tokio::time::timeout_at(limits.deadline.into(), compare).await;
             let jobs = match found.unwrap_or(Err(Error::Deadline)) {
                 Ok(found) => {
                     reports.extend(found.reports);
@@ -147,8 +159,8 @@ impl App {
                 }
             };
             reports.extend(match dry_run {
-                true => self.copy_all(jobs, deadline).await,
-                false => self.hand_over(jobs, cause, deadline).await,
+                true => self.copy_all(jobs, limits).await,
+                false => self.hand_over(jobs, cause, limits).await,
             });
         }
         reports
@@ -156,7 +168,7 @@ impl App {
 
     /// The other tags of the digest that was just copied. GitHub may name only one of several tags that were pushed together
     /// (docker/metadata-action#300). That they can't be learnt is worth a warning, not an error: the schedule finds them.
-    async fn other_tags(&self, job: &Job, report: &mut Report, deadline: Instant) -> Vec<Report> {
+    async fn other_tags(&self, job: &Job, report: &mut Report, limits: &Limits) -> Vec<Report> {
         let Some(copied) = report.copy.as_mut().filter(|_| report.error.is_none()) else {
             return Vec::new();
         };
@@ -189,16 +201,15 @@ impl App {
             .filter_map(|tag| rule.jobs(&source(tag)).ok())
             .flatten()
             .collect();
-        Box::pin(self.hand_over(others, digest.as_str(), deadline)).await
+        Box::pin(self.hand_over(others, digest.as_str(), limits)).await
     }
 
     /// Works off messages in their order, and says which must come back: those that failed, and those behind one in its group.
-    async fn work_off(&self, messages: &[Message], deadline: Instant) -> Result<Value> {
+    async fn work_off(&self, messages: &[Message], limits: &Limits) -> Result<Value> {
         let mut failed = Vec::new();
         let mut failed_groups = HashSet::new();
         for message in messages {
-            if failed_groups.contains(&message.group)
-                || !self.is_worked_off(message, deadline).await
+            if failed_groups.contains(&message.group) || !self.is_worked_off(message, limits).await
             {
                 failed_groups.insert(&message.group);
                 failed.push(message.id.clone());
@@ -208,11 +219,11 @@ impl App {
     }
 
     /// Copies what one message asks for. Whether it is done with: copied, or handed on to where it belongs.
-    async fn is_worked_off(&self, message: &Message, deadline: Instant) -> bool {
+    async fn is_worked_off(&self, message: &Message, limits: &Limits) -> bool {
         let settings = &self.access.settings;
         let jobs = Direct::read_text(&message.body).and_then(|direct| direct.jobs(settings));
         let reports = match jobs {
-            Ok(jobs) => self.copy_all(jobs, deadline).await,
+            Ok(jobs) => self.copy_all(jobs, limits).await,
             Err(error) => vec![Report::failed(error)],
         };
         log(&reports);

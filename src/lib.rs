@@ -32,6 +32,7 @@
 //! | [`github`] | GitHub's REST API: packages, and the tags of a digest |
 //! | [`aws`] | secrets, parameters, and the authorization for ECR |
 //! | [`config`], [`rules`] | settings, and what may be copied where |
+//! | [`limits`], [`budget`] | what the copies of one invocation share; how often ECR may be asked |
 //! | [`retry`], [`tally`] | the one retry; counts while a copy runs |
 //! | [`job`], [`manifest`] | references and destinations; digests, descriptors, manifests |
 //! | [`challenge`], [`link`], [`sdk`] | what a 401 asks for; the next page of a list; what an SDK's error means |
@@ -82,6 +83,10 @@ pub mod aws;
 pub mod config;
 
 pub mod rules;
+
+pub mod limits;
+
+pub mod budget;
 
 pub mod retry;
 

@@ -7,16 +7,18 @@
 //!
 //! With `force` the first two are not believed, and everything is looked at.
 
-use std::collections::{HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use futures_util::{StreamExt, TryStreamExt, future, stream};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{TryStreamExt, future};
 use tokio::time::Instant;
 
 use crate::error::{Error, Kind, Result, Side};
 use crate::job::Job;
-use crate::manifest::{Descriptor, Digest, MANIFESTS_LIMIT, Manifest};
+use crate::manifest::{Descriptor, Digest, MANIFESTS_LIMIT, Manifest, References};
 use crate::registry::Repository;
 use crate::retry::retry;
 
@@ -36,13 +38,22 @@ pub struct Plan {
     /// Blobs to copy, the largest first, so that the longest transfer starts earliest.
     pub blobs: Vec<Descriptor>,
     /// Manifests to push by digest, those that others refer to first.
-    pub manifests: Vec<Manifest>,
+    pub manifests: Vec<Push>,
     /// The manifest to push last, under the tag; `None` if the tag has this digest already.
     pub top: Option<Manifest>,
     /// What need not be copied.
     pub present: Present,
     /// What a person should know although it does not stop the copy.
     pub warnings: Vec<String>,
+}
+
+/// A manifest to push, and when.
+#[derive(Debug)]
+pub struct Push {
+    /// What to push.
+    pub manifest: Manifest,
+    /// The blobs and manifests of the plan that it refers to: they have to be there before.
+    pub after: Vec<Digest>,
 }
 
 /// What the destination has already, as far as it was looked at.
@@ -74,8 +85,8 @@ impl fmt::Display for Plan {
         for blob in &self.blobs {
             writeln!(formatter, "blob {} {} bytes", blob.digest, blob.size)?;
         }
-        for manifest in &self.manifests {
-            writeln!(formatter, "manifest {}", manifest.digest)?;
+        for push in &self.manifests {
+            writeln!(formatter, "manifest {}", push.manifest.digest)?;
         }
         if let Some(top) = &self.top {
             writeln!(formatter, "tag {} {}", self.tag, top.digest)?;
@@ -97,7 +108,7 @@ pub async fn build(
     let tag = &job.destination.tag;
     let (announced, present) = future::try_join(
         announced_manifest(job, source),
-        retry(async |_| destination.resolve(tag).await),
+        retry(|_| destination.resolve(tag)),
     )
     .await?;
     let (top, warnings) = announced;
@@ -118,25 +129,29 @@ pub async fn build(
     let survey = Survey {
         source,
         destination,
-        concurrency,
         force: job.force,
+        concurrency,
     };
-    let graph = survey.manifests(top.clone()).await?;
-    plan.present.manifests = graph.present.len() as u64 + u64::from(is_tagged);
-    let (blobs, foreign_layers) = unique_blobs(source, &graph)?;
-    plan.blobs = blobs;
-    if foreign_layers > 0 {
+    let image = survey.walk(&top).await?;
+    let (present, missing): (Vec<_>, Vec<_>) = image
+        .blobs
+        .values()
+        .partition(|(_, is_present)| *is_present);
+    plan.present = Present {
+        manifests: image.present.len() as u64 + u64::from(is_tagged),
+        blobs: present.len() as u64,
+        bytes: present.iter().map(|(blob, _)| blob.size).sum(),
+    };
+    plan.blobs = missing.into_iter().map(|(blob, _)| blob.clone()).collect();
+    plan.blobs
+        .sort_by_key(|blob| (Reverse(blob.size), blob.digest.clone()));
+    if image.foreign_layers > 0 {
         plan.warnings.push(format!(
-            "{foreign_layers} foreign layers are left at their own URLs, where registries don't hold them"
+            "{} foreign layers are left at their own URLs, where registries don't hold them",
+            image.foreign_layers
         ));
     }
-    survey.subtract_present_blobs(&mut plan).await?;
-    plan.blobs.sort_by_key(|blob| std::cmp::Reverse(blob.size));
-    let mut ordered = graph.children_first(&top)?;
-    ordered.retain(|manifest| {
-        manifest.digest != top.digest && !graph.present.contains(&manifest.digest)
-    });
-    plan.manifests = ordered;
+    plan.manifests = image.pushes(&top)?;
     plan.top = (!is_tagged).then_some(top);
     Ok(plan)
 }
@@ -151,7 +166,7 @@ async fn announced_manifest(job: &Job, source: &Repository) -> Result<(Manifest,
     let until = Instant::now() + ANNOUNCED_TAG_PATIENCE;
     let mut delay = Duration::from_millis(250);
     loop {
-        let result = retry(async |_| source.fetch_manifest(tag_or_digest).await).await;
+        let result = retry(|_| source.fetch_manifest(tag_or_digest)).await;
         let is_as_announced = match (&result, &hint) {
             (Ok(manifest), Some(hint)) => manifest.digest == *hint,
             (Err(error), Some(_)) => error.kind() != Kind::NotFound,
@@ -172,37 +187,61 @@ async fn announced_manifest(job: &Job, source: &Repository) -> Result<(Manifest,
     }
 }
 
-/// The manifests of one image, as far as they had to be fetched.
-struct Graph {
-    fetched: HashMap<Digest, Manifest>,
-    /// Those that the destination has. With `force` they are in `fetched` too.
+/// One image, as far as it had to be looked at.
+#[derive(Default)]
+struct Image {
+    /// Manifests that were looked into.
+    manifests: HashMap<Digest, Manifest>,
+    /// Manifests that the destination has. With `force` they are looked into all the same.
     present: HashSet<Digest>,
+    /// Blobs, and whether the destination has them.
+    blobs: HashMap<Digest, (Descriptor, bool)>,
+    /// Layers that are left where they are.
+    foreign_layers: usize,
 }
 
-impl Graph {
-    /// All fetched manifests in an order in which each comes after those that it refers to.
-    fn children_first(&self, top: &Manifest) -> Result<Vec<Manifest>> {
-        let mut ordered = Vec::new();
-        let mut seen = HashSet::new();
-        self.visit(top, &mut seen, &mut ordered)?;
-        Ok(ordered)
+impl Image {
+    /// What has to be pushed below `top`, each manifest after those that it refers to.
+    fn pushes(&self, top: &Manifest) -> Result<Vec<Push>> {
+        let mut pushes = Vec::new();
+        let mut seen = HashSet::from([&top.digest]);
+        for child in top.references().map_err(Error::Internal)?.manifests {
+            self.visit(&child.digest, &mut seen, &mut pushes)?;
+        }
+        Ok(pushes)
     }
 
     fn visit<'a>(
         &'a self,
-        manifest: &'a Manifest,
+        digest: &Digest,
         seen: &mut HashSet<&'a Digest>,
-        ordered: &mut Vec<Manifest>,
+        pushes: &mut Vec<Push>,
     ) -> Result<()> {
+        let Some(manifest) = self.manifests.get(digest) else {
+            return Ok(());
+        };
         if !seen.insert(&manifest.digest) {
             return Ok(());
         }
-        for child in manifest.references().map_err(Error::Internal)?.manifests {
-            if let Some(child) = self.fetched.get(&child.digest) {
-                self.visit(child, seen, ordered)?;
-            }
+        let References {
+            manifests, blobs, ..
+        } = manifest.references().map_err(Error::Internal)?;
+        for child in &manifests {
+            self.visit(&child.digest, seen, pushes)?;
         }
-        ordered.push(manifest.clone());
+        if self.present.contains(digest) {
+            return Ok(());
+        }
+        let is_missing = |blob: &Descriptor| match self.blobs.get(&blob.digest) {
+            Some((_, is_present)) => !is_present,
+            None => false,
+        };
+        let manifests = manifests.into_iter();
+        let manifests = manifests.filter(|child| !self.present.contains(&child.digest));
+        let after = manifests.chain(blobs.into_iter().filter(is_missing));
+        let after = after.map(|part| part.digest).collect();
+        let manifest = manifest.clone();
+        pushes.push(Push { manifest, after });
         Ok(())
     }
 }
@@ -211,149 +250,149 @@ impl Graph {
 struct Survey<'a> {
     source: &'a Repository,
     destination: &'a Repository,
-    concurrency: usize,
     force: bool,
+    concurrency: usize,
+}
+
+/// What manifests and blobs were said to have, in bytes.
+#[derive(Default)]
+struct Sizes {
+    manifests: HashMap<Digest, u64>,
+    blobs: HashMap<Digest, u64>,
+}
+
+/// A part of an image that is to be looked at.
+enum Look {
+    /// A manifest, so many levels below the top one.
+    Manifest(Descriptor, usize),
+    Blob(Digest),
+}
+
+/// What was seen of it.
+enum Seen {
+    /// Its bytes, if it has to be looked into, and whether the destination has it.
+    Manifest(Digest, usize, Option<Manifest>, bool),
+    /// Whether the destination has it.
+    Blob(Digest, bool),
 }
 
 impl Survey<'_> {
-    /// Walks from the top manifest to those that it refers to, level by level.
+    /// Walks from the top manifest to all that it reaches. Each part is looked at as soon as it is known: blobs of one manifest while
+    /// another is still arriving.
     ///
     /// A cycle would need a manifest that contains its own digest; what claims to be one has other bytes than its digest says,
     /// and is refused when it is fetched.
-    async fn manifests(&self, top: Manifest) -> Result<Graph> {
+    async fn walk(&self, top: &Manifest) -> Result<Image> {
+        let mut image = Image::default();
+        let mut sizes = Sizes::default();
         let mut bytes = top.bytes.len() as u64;
-        let mut level = vec![top.clone()];
-        let top = top.descriptor();
-        let mut graph = Graph {
-            fetched: HashMap::new(),
-            present: HashSet::new(),
-        };
-        let mut known: HashMap<Digest, u64> = HashMap::new();
-        let mut depth = 0;
-        while !level.is_empty() {
-            let mut children = Vec::new();
-            for manifest in level {
-                for child in self.references(&manifest)?.manifests {
-                    match known.insert(child.digest.clone(), child.size) {
-                        None => children.push(child),
-                        Some(size) => self.same_size(&child, size)?,
+        let mut queue = VecDeque::new();
+        let mut looks = FuturesUnordered::new();
+        let mut arrived = Some((top.clone(), 0));
+        loop {
+            if let Some((manifest, depth)) = arrived.take() {
+                let References {
+                    manifests,
+                    blobs,
+                    foreign_layers,
+                } = manifest
+                    .references()
+                    .map_err(|reason| self.content(&manifest.descriptor(), reason))?;
+                if depth >= DEPTH_LIMIT && !manifests.is_empty() {
+                    let reason = format!("its indexes nest deeper than {DEPTH_LIMIT}");
+                    return Err(self.content(&top.descriptor(), reason));
+                }
+                for child in manifests {
+                    if self.is_new(&mut sizes.manifests, &child)? {
+                        bytes += child.size;
+                        queue.push_back(Look::Manifest(child, depth + 1));
                     }
                 }
-                graph.fetched.insert(manifest.digest.clone(), manifest);
+                if bytes > MANIFESTS_LIMIT {
+                    let reason =
+                        format!("its manifests have more than {MANIFESTS_LIMIT} bytes together");
+                    return Err(self.content(&top.descriptor(), reason));
+                }
+                for blob in blobs {
+                    if self.is_new(&mut sizes.blobs, &blob)? {
+                        queue.push_back(Look::Blob(blob.digest.clone()));
+                        image.blobs.insert(blob.digest.clone(), (blob, false));
+                    }
+                }
+                image.foreign_layers += foreign_layers;
+                image.manifests.insert(manifest.digest.clone(), manifest);
             }
-            bytes += children.iter().map(|child| child.size).sum::<u64>();
-            depth += 1;
-            if bytes > MANIFESTS_LIMIT || (depth > DEPTH_LIMIT && !children.is_empty()) {
-                return Err(self.content(
-                    &top,
-                    format!(
-                        "its indexes nest deeper than {DEPTH_LIMIT}, or its manifests have more than {MANIFESTS_LIMIT} bytes together"
-                    ),
-                ));
+            while looks.len() < self.concurrency
+                && let Some(look) = queue.pop_front()
+            {
+                looks.push(self.look(look));
             }
-            let children: Vec<(Option<Manifest>, Option<Digest>)> = stream::iter(children)
-                .map(|child| self.child(child))
-                .buffer_unordered(self.concurrency)
-                .try_collect()
-                .await?;
-            level = Vec::new();
-            for (manifest, present) in children {
-                graph.present.extend(present);
-                level.extend(manifest);
+            match looks.try_next().await? {
+                None => return Ok(image),
+                Some(Seen::Blob(digest, is_present)) => {
+                    if let Some((_, known)) = image.blobs.get_mut(&digest) {
+                        *known = is_present;
+                    }
+                }
+                Some(Seen::Manifest(digest, depth, manifest, is_present)) => {
+                    if is_present {
+                        image.present.insert(digest);
+                    }
+                    arrived = manifest.map(|manifest| (manifest, depth));
+                }
             }
         }
-        Ok(graph)
     }
 
-    /// A manifest of an index: its bytes if it has to be looked into, and its digest if the destination has it.
-    async fn child(&self, child: Descriptor) -> Result<(Option<Manifest>, Option<Digest>)> {
+    async fn look(&self, look: Look) -> Result<Seen> {
+        match look {
+            Look::Manifest(child, depth) => {
+                let (manifest, is_present) = self.manifest(&child).await?;
+                Ok(Seen::Manifest(child.digest, depth, manifest, is_present))
+            }
+            Look::Blob(digest) => {
+                let is_present = retry(|_| self.destination.has_blob(&digest)).await?;
+                Ok(Seen::Blob(digest, is_present))
+            }
+        }
+    }
+
+    /// A manifest of an index: its bytes if it has to be looked into, and whether the destination has it.
+    async fn manifest(&self, child: &Descriptor) -> Result<(Option<Manifest>, bool)> {
         let digest = child.digest.as_str();
         let (manifest, present) = future::try_join(
-            retry(async |_| self.source.fetch_manifest(digest).await),
-            retry(async |_| self.destination.resolve(digest).await),
+            retry(|_| self.source.fetch_manifest(digest)),
+            retry(|_| self.destination.resolve(digest)),
         )
         .await?;
         let size = manifest.bytes.len() as u64;
         if size != child.size {
             let reason = format!("the manifest has {size} bytes instead of {}", child.size);
-            return Err(self.content(&child, reason));
+            return Err(self.content(child, reason));
         }
         let is_looked_into = present.is_none() || self.force;
-        Ok((is_looked_into.then_some(manifest), present))
+        Ok((is_looked_into.then_some(manifest), present.is_some()))
     }
 
-    async fn subtract_present_blobs(&self, plan: &mut Plan) -> Result<()> {
-        let blobs = std::mem::take(&mut plan.blobs);
-        let looked_at: Vec<(Descriptor, bool)> = stream::iter(blobs)
-            .map(|blob| async move {
-                let is_present =
-                    retry(async |_| self.destination.has_blob(&blob.digest).await).await?;
-                Ok::<_, Error>((blob, is_present))
-            })
-            .buffer_unordered(self.concurrency)
-            .try_collect()
-            .await?;
-        for (blob, is_present) in looked_at {
-            if is_present {
-                plan.present.blobs += 1;
-                plan.present.bytes += blob.size;
-            } else {
-                plan.blobs.push(blob);
+    /// Whether something is met for the first time. It has to have the same size every time.
+    fn is_new(&self, sizes: &mut HashMap<Digest, u64>, descriptor: &Descriptor) -> Result<bool> {
+        let Descriptor { digest, size, .. } = descriptor;
+        match sizes.insert(digest.clone(), *size) {
+            None => Ok(true),
+            Some(other) if other == *size => Ok(false),
+            Some(other) => {
+                let reason =
+                    format!("said to have {other} bytes in one place and {size} in another");
+                Err(self.content(descriptor, reason))
             }
         }
-        Ok(())
-    }
-
-    fn references(&self, manifest: &Manifest) -> Result<crate::manifest::References> {
-        manifest
-            .references()
-            .map_err(|reason| self.content(&manifest.descriptor(), reason))
-    }
-
-    fn same_size(&self, descriptor: &Descriptor, size: u64) -> Result<()> {
-        same_size(self.source, descriptor, size)
     }
 
     fn content(&self, descriptor: &Descriptor, reason: String) -> Error {
-        content(self.source, descriptor, reason)
-    }
-}
-
-/// Every blob of the fetched manifests once, however often it is referred to; and how many layers are left where they are.
-fn unique_blobs(source: &Repository, graph: &Graph) -> Result<(Vec<Descriptor>, usize)> {
-    let mut sizes: HashMap<Digest, u64> = HashMap::new();
-    let mut blobs = Vec::new();
-    let mut foreign_layers = 0;
-    for manifest in graph.fetched.values() {
-        let references = manifest
-            .references()
-            .map_err(|reason| content(source, &manifest.descriptor(), reason))?;
-        foreign_layers += references.foreign_layers;
-        for blob in references.blobs {
-            match sizes.insert(blob.digest.clone(), blob.size) {
-                None => blobs.push(blob),
-                Some(size) => same_size(source, &blob, size)?,
-            }
+        Error::Content {
+            side: Side::Source,
+            reference: self.source.reference(descriptor.digest.as_str()),
+            reason,
         }
-    }
-    Ok((blobs, foreign_layers))
-}
-
-fn same_size(source: &Repository, descriptor: &Descriptor, size: u64) -> Result<()> {
-    if descriptor.size == size {
-        return Ok(());
-    }
-    let reason = format!(
-        "said to have {size} bytes in one place and {} in another",
-        descriptor.size
-    );
-    Err(content(source, descriptor, reason))
-}
-
-fn content(source: &Repository, descriptor: &Descriptor, reason: String) -> Error {
-    Error::Content {
-        side: Side::Source,
-        reference: source.reference(descriptor.digest.as_str()),
-        reason,
     }
 }

@@ -75,7 +75,7 @@ async fn packages_of(access: &Access, github: &GitHub, rule: &Rule) -> Result<Ve
     let token_secret_id = rule.token_secret_id();
     let names = access
         .with_token(token_secret_id.as_deref(), async |token| {
-            retry(async |_| github.packages(token, owner).await).await
+            retry(|_| github.packages(token, owner)).await
         })
         .await?;
     let packages = names.iter().map(|name| format!("{owner}/{name}"));
@@ -109,7 +109,7 @@ pub async fn compare(
     let requests = Requests::default();
     let source_and_tags = async |credentials: &Credentials| {
         let source = access.source(credentials, package, &requests);
-        let tags = retry(async |_| source.tags().await).await?;
+        let tags = retry(|_| source.tags()).await?;
         Ok((source, tags))
     };
     let token = token_secret_id.as_deref();
@@ -162,11 +162,11 @@ async fn compare_tag(
     tag: String,
 ) -> Vec<Compared> {
     let tag = &tag;
-    let at_source = retry(async |_| source.resolve(tag).await);
+    let at_source = retry(|_| source.resolve(tag));
     let at_destinations = future::join_all(
         destinations
             .iter()
-            .map(|(destination, _)| retry(async |_| destination.resolve(tag).await)),
+            .map(|(destination, _)| retry(|_| destination.resolve(tag))),
     );
     let (at_source, at_destinations) = future::join(at_source, at_destinations).await;
     let mut compared = Vec::new();

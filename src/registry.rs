@@ -10,6 +10,7 @@
 
 mod authorization;
 mod blob;
+mod redirect;
 mod refusal;
 
 use std::collections::HashSet;
@@ -18,9 +19,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use oci_client::Reference;
 use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION,
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
 };
 use reqwest::{Body, Client, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
@@ -29,8 +31,10 @@ use url::Url;
 pub use self::authorization::Credential;
 use self::authorization::{Authorization, join};
 pub use self::blob::BlobReader;
+use self::blob::{Flow, Watched};
 use self::refusal::Place;
 
+use crate::budget::{Action, Budget};
 use crate::error::{Error, Kind, Operation, Result, Side};
 use crate::job::Endpoint;
 use crate::link::next_page;
@@ -71,14 +75,16 @@ pub fn client() -> Result<Client> {
         .map_err(|error| Error::Internal(format!("no HTTP client: {error}")))
 }
 
-/// One repository on one registry.
+/// One repository on one registry. Clones share the authorization.
+#[derive(Clone)]
 pub struct Repository {
     http: Client,
     side: Side,
     endpoint: Endpoint,
     host: String,
     name: String,
-    authorization: Authorization,
+    authorization: Arc<Authorization>,
+    budget: Option<Arc<Budget>>,
     requests: Arc<AtomicU64>,
 }
 
@@ -89,38 +95,28 @@ pub struct Upload {
 
 impl Repository {
     /// A repository to read from, which says itself how it wants to be spoken to.
-    ///
-    /// Every request is counted in `requests`, authorization left aside; a redirected blob counts as two.
     pub fn source(
         http: Client,
         endpoint: Endpoint,
         name: &str,
         credential: Option<Credential>,
-        requests: Arc<AtomicU64>,
     ) -> Self {
         let authorization = Authorization::by_challenge(credential);
-        Repository::new(http, Side::Source, endpoint, name, authorization, requests)
+        Repository::new(http, Side::Source, endpoint, name, authorization, None)
     }
 
-    /// A repository to write to, which takes Basic credentials from the first request on, as ECR does.
-    ///
-    /// Every request is counted in `requests`.
+    /// A repository to write to, which takes Basic credentials from the first request on, as ECR does, and is not asked more often
+    /// than `budget` allows.
     pub fn destination(
         http: Client,
         endpoint: Endpoint,
         name: &str,
         credential: Credential,
-        requests: Arc<AtomicU64>,
+        budget: Arc<Budget>,
     ) -> Self {
         let authorization = Authorization::basic(credential);
-        Repository::new(
-            http,
-            Side::Destination,
-            endpoint,
-            name,
-            authorization,
-            requests,
-        )
+        let side = Side::Destination;
+        Repository::new(http, side, endpoint, name, authorization, Some(budget))
     }
 
     fn new(
@@ -129,7 +125,7 @@ impl Repository {
         endpoint: Endpoint,
         name: &str,
         authorization: Authorization,
-        requests: Arc<AtomicU64>,
+        budget: Option<Arc<Budget>>,
     ) -> Self {
         Repository {
             http,
@@ -137,9 +133,15 @@ impl Repository {
             host: endpoint.host(),
             endpoint,
             name: name.to_owned(),
-            authorization,
-            requests,
+            authorization: Arc::new(authorization),
+            budget,
+            requests: Arc::default(),
         }
+    }
+
+    /// The same, with every request from now on counted in `requests`, authorization left aside; a redirected blob counts as two.
+    pub fn counted_in(self, requests: Arc<AtomicU64>) -> Self {
+        Repository { requests, ..self }
     }
 
     /// `host/repository` followed by `:tag` or `@digest`.
@@ -267,42 +269,52 @@ impl Repository {
         }
     }
 
-    /// Begins to read a blob. Redirects are followed without the credential, and only to https unless the registry itself was
-    /// configured as http. With `verify` the digest is computed on the way, and the last bytes are held back until it is right.
-    pub async fn fetch_blob(&self, descriptor: &Descriptor, verify: bool) -> Result<BlobReader> {
-        let suffix = suffix(descriptor.digest.as_str());
+    /// Begins to read a blob, from byte `offset` on. Redirects are followed without the credential, only to places that are as public
+    /// as the registry, and only to https unless the registry itself was configured as http.
+    ///
+    /// What is wanted of a blob that is read on is a closed range, as some registries refuse an open one (anchore/stereoscope#695);
+    /// from one that does not know ranges, the bytes before are read again and dropped.
+    pub async fn fetch_blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobReader> {
+        let Descriptor { digest, size, .. } = descriptor;
+        let suffix = suffix(digest.as_str());
         let place = self.place(Operation::FetchBlob, &suffix);
-        let mut url = self.url(&format!("blobs/{}", descriptor.digest))?;
-        let mut response = self
-            .send_streaming(&place, || self.http.get(url.clone()))
-            .await?;
+        let get = |url: &Url| match offset {
+            0 => self.http.get(url.clone()),
+            _ => {
+                let range = format!("bytes={offset}-{}", size.saturating_sub(1));
+                self.http.get(url.clone()).header(RANGE, range)
+            }
+        };
+        let mut url = self.url(&format!("blobs/{digest}"))?;
+        let mut response = self.send_streaming(&place, || get(&url)).await?;
         let mut redirects = 0;
         while response.status().is_redirection() {
             redirects += 1;
             if redirects > REDIRECT_LIMIT {
                 return Err(place.error(Kind::Invalid, "redirected without end".to_owned()));
             }
-            url = self.redirect(&response, &url, &place)?;
-            response = self.respond(&place, self.http.get(url.clone())).await?;
+            (url, response) = self.redirected(&response, &url, &place, get).await?;
         }
         if redirects > 0 && response.status() == StatusCode::FORBIDDEN {
             // The signed URL has run out; a fresh read gets a fresh one.
             let detail = "403 from the storage behind the registry".to_owned();
             return Err(place.error(Kind::Transient, detail));
         }
-        if response.status() != StatusCode::OK {
-            return Err(refusal::of(response, &place).await);
-        }
+        let (to_skip, expected) = match response.status() {
+            StatusCode::OK => (offset, *size),
+            StatusCode::PARTIAL_CONTENT if offset > 0 => (0, size - offset),
+            _ => return Err(refusal::of(response, &place).await),
+        };
         match response.content_length() {
-            Some(length) if length != descriptor.size => Err(place.content(format!(
-                "the blob has {length} bytes instead of {}",
-                descriptor.size
+            Some(length) if length != expected => Err(place.content(format!(
+                "the blob has {} bytes instead of {size}",
+                (size - expected).saturating_add(length)
             ))),
             _ => Ok(BlobReader::new(
                 response,
-                descriptor,
                 place.reference(),
-                verify,
+                to_skip,
+                size - offset,
             )),
         }
     }
@@ -310,7 +322,7 @@ impl Repository {
     /// Opens an upload session. One POST request.
     pub async fn start_upload(&self, digest: &Digest) -> Result<Upload> {
         let suffix = suffix(digest.as_str());
-        let place = self.place(Operation::PushBlob, &suffix);
+        let place = self.place(Operation::StartUpload, &suffix);
         let url = self.url("blobs/uploads/")?;
         let response = self
             .send(&place, || {
@@ -341,25 +353,30 @@ impl Repository {
     /// aws/containers-roadmap#2831).
     ///
     /// # Errors
-    /// What broke first: a failure to read is reported as the source's, although it shows as a broken upload.
-    pub async fn finish_upload(&self, upload: Upload, reader: BlobReader) -> Result<()> {
-        let Descriptor { digest, size, .. } = reader.descriptor();
+    /// An error of `bytes` shows as a broken upload: who makes them knows better.
+    pub async fn finish_upload(
+        &self,
+        upload: Upload,
+        descriptor: &Descriptor,
+        bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<()> {
+        let Descriptor { digest, size, .. } = descriptor;
         let suffix = suffix(digest.as_str());
         let place = self.place(Operation::PushBlob, &suffix);
-        let progress = reader.progress();
-        let header = self.header(&place).await?;
+        let flow = Arc::new(Flow::default());
+        let watched = Watched {
+            bytes: bytes.boxed(),
+            flow: flow.clone(),
+        };
+        let header = self.admission(&place).await?;
         let request = self
             .authorized(self.http.put(upload.url), header)
             .header(CONTENT_TYPE, "application/octet-stream")
-            .header(CONTENT_LENGTH, size)
-            .body(Body::wrap_stream(reader.into_stream()));
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let response = progress.unless_stalled(size, request.send()).await;
-        if let Some(error) = progress.failure() {
-            return Err(error);
-        }
-        let response = match response {
-            Some(result) => result.map_err(|error| place.broken(error))?,
+            .header(CONTENT_LENGTH, *size)
+            .body(Body::wrap_stream(watched));
+        let response = self.counted(&place, request);
+        let response = match flow.unless_stalled(*size, response).await {
+            Some(result) => result?,
             None => return Err(place.error(Kind::Transient, "the upload stood still".to_owned())),
         };
         // The specification says 201; 202 is what some registries answer.
@@ -410,7 +427,11 @@ impl Repository {
         join(self.endpoint.url(), &format!("v2/{}/{path}", self.name))
     }
 
-    async fn header(&self, place: &Place<'_>) -> Result<Option<HeaderValue>> {
+    /// Waits until the budget has room for the request, and gives the header that it needs.
+    async fn admission(&self, place: &Place<'_>) -> Result<Option<HeaderValue>> {
+        if let Some((budget, action)) = self.budget.as_ref().zip(action(place.operation)) {
+            budget.take(action).await;
+        }
         self.authorization
             .header(&self.http, &self.endpoint, place)
             .await
@@ -439,36 +460,77 @@ impl Repository {
         place: &Place<'_>,
         request: impl Fn() -> RequestBuilder,
     ) -> Result<Response> {
-        let header = self.header(place).await?;
+        let header = self.admission(place).await?;
         let authorized = self.authorized(request(), header.clone());
         let response = self.respond(place, authorized).await?;
         let is_refused = response.status() == StatusCode::UNAUTHORIZED;
         if !is_refused || !self.authorization.forget(header.as_ref()).await {
             return Ok(response);
         }
-        let header = self.header(place).await?;
+        let header = self.admission(place).await?;
         self.respond(place, self.authorized(request(), header))
             .await
     }
 
-    /// Counts and sends a request, and waits for the head of its answer.
+    /// As [`Repository::counted`], but the head of the answer is not waited for without end.
     async fn respond(&self, place: &Place<'_>, request: RequestBuilder) -> Result<Response> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        match tokio::time::timeout(REQUEST_TIMEOUT, request.send()).await {
-            Ok(result) => result.map_err(|error| place.broken(error)),
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.counted(place, request)).await {
+            Ok(result) => result,
             Err(_) => Err(place.error(Kind::Transient, "no answer in time".to_owned())),
         }
     }
 
-    fn redirect(&self, response: &Response, from: &Url, place: &Place<'_>) -> Result<Url> {
-        location(response, from)
-            .filter(|url| {
-                url.scheme() == "https" || (url.scheme() == "http" && self.endpoint.is_plain_http())
-            })
-            .ok_or_else(|| {
-                let detail = "redirected to nowhere, or to a place without https".to_owned();
-                place.error(Kind::Invalid, detail)
-            })
+    /// Sends a request, and counts it.
+    async fn counted(&self, place: &Place<'_>, request: RequestBuilder) -> Result<Response> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let response = request.send().await.map_err(|error| place.broken(error))?;
+        if response.status() == StatusCode::TOO_MANY_REQUESTS
+            && let Some((budget, action)) = self.budget.as_ref().zip(action(place.operation))
+        {
+            budget.refused(action);
+        }
+        Ok(response)
+    }
+
+    /// Follows a redirect.
+    async fn redirected(
+        &self,
+        response: &Response,
+        from: &Url,
+        place: &Place<'_>,
+        get: impl Fn(&Url) -> RequestBuilder,
+    ) -> Result<(Url, Response)> {
+        let refused = |what: &str| {
+            let detail = format!("redirected to {what}, which is not followed");
+            place.error(Kind::Invalid, detail)
+        };
+        let is_http_fine = self.endpoint.is_plain_http();
+        let url = location(response, from)
+            .filter(|url| url.scheme() == "https" || (url.scheme() == "http" && is_http_fine))
+            .ok_or_else(|| refused("nowhere, or to a place without https"))?;
+        let address = |response: &Response| response.remote_addr().map(|address| address.ip());
+        let own = address(response);
+        let elsewhere = "an address that is less public than the registry's own";
+        if !redirect::may_lead(own, &url) {
+            return Err(refused(elsewhere));
+        }
+        let response = self.respond(place, get(&url)).await?;
+        match redirect::may_answer(own, address(&response)) {
+            true => Ok((url, response)),
+            false => Err(refused(elsewhere)),
+        }
+    }
+}
+
+/// What ECR counts a request as. (Amazon ECR API reference; the registry endpoint is a front for it)
+fn action(operation: Operation) -> Option<Action> {
+    match operation {
+        Operation::ResolveManifest | Operation::FetchManifest => Some(Action::BatchGetImage),
+        Operation::HasBlob => Some(Action::BatchCheckLayerAvailability),
+        Operation::StartUpload => Some(Action::InitiateLayerUpload),
+        Operation::PushBlob => Some(Action::CompleteLayerUpload),
+        Operation::PushManifest => Some(Action::PutImage),
+        Operation::Authorize | Operation::FetchBlob | Operation::ListTags => None,
     }
 }
 

@@ -224,6 +224,9 @@ impl Copy {
         self.manifests.pushed += tally.manifests();
         self.blobs.copied += tally.blobs();
         self.bytes.copied += tally.bytes();
+        let (blobs, bytes) = tally.present();
+        self.blobs.present += blobs;
+        self.bytes.present += bytes;
         self.requests.source = tally.requests.source();
         self.requests.destination = tally.requests.destination();
     }

