@@ -4,7 +4,7 @@ use reqwest::header::{HeaderMap, LINK};
 use url::Url;
 
 /// The `rel="next"` of a `Link` header, which may be relative. One on another host is not followed: the token would go along.
-/// (RFC 8288)
+/// Nor is one with a user or password of its own, which would be sent beside the token. (RFC 8288)
 pub fn next_page(headers: &HeaderMap, base: &Url) -> Option<Url> {
     let value = headers.get(LINK)?.to_str().ok()?;
     let target = value.split(',').find_map(|link| {
@@ -16,7 +16,9 @@ pub fn next_page(headers: &HeaderMap, base: &Url) -> Option<Url> {
         is_next.then_some(target)
     })?;
     let next = base.join(target).ok()?;
-    (next.origin() == base.origin() && next != *base).then_some(next)
+    let user = |url: &Url| (url.username().to_owned(), url.password().map(str::to_owned));
+    let is_trusted = next.origin() == base.origin() && user(&next) == user(base);
+    (is_trusted && next != *base).then_some(next)
 }
 
 #[cfg(test)]

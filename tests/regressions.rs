@@ -1,0 +1,52 @@
+//! What fuzzing has found, as the shortest input that showed it.
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+use ghcr_to_ecr::config::Settings;
+use ghcr_to_ecr::error::Result;
+use ghcr_to_ecr::event::{Event, Request};
+use ghcr_to_ecr::link::next_page;
+use reqwest::header::{HeaderMap, LINK};
+use serde_json::{Value, json};
+use url::Url;
+
+fn settings(rules: &Value) -> Result<Settings> {
+    Settings::read(|name| (name == "RULES").then(|| rules.to_string()))
+}
+
+fn request(event: Value) -> Result<Request> {
+    let settings = settings(&json!([{"source": "acme/**", "destination": "{name}"}]))?;
+    match Event::read(event)? {
+        Event::Http(request) => request.request(&settings),
+        Event::Bus(event) => event.request(&settings),
+        Event::Direct(direct) => direct.jobs(&settings).map(Request::Copy),
+        Event::Reconcile(reconcile) => reconcile.request(),
+        Event::Queue(messages) => Ok(Request::WorkOff(messages)),
+        Event::Schedule => Ok(Request::Reconcile(Default::default())),
+    }
+}
+
+/// GitHub's event that tells of a tag of a package, as a bus passes it on.
+fn published(owner: &str, name: &str) -> Value {
+    json!({
+        "source": "github.com",
+        "detail-type": "package",
+        "detail": {
+            "action": "published",
+            "package": {
+                "name": name,
+                "namespace": owner,
+                "package_type": "CONTAINER",
+                "package_version": {"container_metadata": {"tag": {"name": "1"}}},
+            },
+        },
+    })
+}
+
+#[test]
+fn the_next_page_brings_no_credential() {
+    let base = Url::parse("https://ghcr.io/v2/acme/api/tags/list").unwrap();
+    let mut headers = HeaderMap::new();
+    let link = "<https://user:password@ghcr.io/x>; rel=next";
+    headers.insert(LINK, link.parse().unwrap());
+    assert_eq!(next_page(&headers, &base), None);
+}
