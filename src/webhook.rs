@@ -183,7 +183,8 @@ fn repository(package: &Value) -> Result<String, String> {
         .or(namespace.and_then(|namespace| namespace.split('/').next()))
         .ok_or("the payload names no owner (`namespace` or `owner.login`)")?;
     let name = text(package, "/name").ok_or("the payload names no package (`name`)")?;
-    let repository = format!("{owner}/{name}").to_lowercase();
+    // Letters of other alphabets may have a lower case in ASCII: the package would become another one.
+    let repository = format!("{owner}/{name}").to_ascii_lowercase();
     if is_repository(&repository) {
         Ok(repository)
     } else {

@@ -42,6 +42,13 @@ fn published(owner: &str, name: &str) -> Value {
     })
 }
 
+/// The Kelvin sign is a letter whose lower case is the `k` of ASCII.
+#[test]
+fn only_letters_of_ascii_have_a_lower_case() {
+    assert!(request(published("acme", "\u{212a}ey")).is_err());
+    assert!(request(published("acme", "Key")).is_ok());
+}
+
 #[test]
 fn the_next_page_brings_no_credential() {
     let base = Url::parse("https://ghcr.io/v2/acme/api/tags/list").unwrap();
