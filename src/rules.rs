@@ -13,6 +13,10 @@ use serde_json::Value;
 
 use crate::job::{Destination, Job, is_repository, is_tag};
 
+/// The longest glob, in bytes, and the most groups in one. A list of many packages is far from either.
+const GLOB_LIMIT: usize = 4096;
+const BRACES_LIMIT: usize = 32;
+
 /// All rules, in their order: the first whose `source` matches wins.
 #[derive(Debug)]
 pub struct Rules(Vec<Rule>);
@@ -320,7 +324,7 @@ impl TagFilter {
 fn tag_globs(name: &str, globs: &[String]) -> Result<GlobSet, String> {
     let mut set = GlobSetBuilder::new();
     for text in globs {
-        set.add(Glob::new(text).map_err(|error| format!("{name} {text:?}: {}", error.kind()))?);
+        set.add(glob(text, false).map_err(|reason| format!("{name} {text:?}: {reason}"))?);
     }
     set.build().map_err(|error| format!("{name}: {error}"))
 }
@@ -355,11 +359,28 @@ fn source(text: &str) -> Result<GlobMatcher, String> {
     if name.is_empty() {
         return Err(wrong("the package name is missing; `*` stands for all"));
     }
+    package_glob(text).map_err(|reason| wrong(&reason))
+}
+
+/// A glob of packages, in which only `**` matches a `/`.
+///
+/// # Errors
+/// Says why it is none.
+pub fn package_glob(text: &str) -> Result<GlobMatcher, String> {
+    Ok(glob(text, true)?.compile_matcher())
+}
+
+/// `globset` overflows the stack or panics on a glob that is nested too deep or too long, so those are refused before it sees them.
+fn glob(text: &str, literal_separator: bool) -> Result<Glob, String> {
+    if text.len() > GLOB_LIMIT || text.matches('{').count() > BRACES_LIMIT {
+        return Err(format!(
+            "a glob has at most {GLOB_LIMIT} bytes, and {BRACES_LIMIT} braces that open"
+        ));
+    }
     GlobBuilder::new(text)
-        .literal_separator(true)
+        .literal_separator(literal_separator)
         .build()
-        .map(|glob| glob.compile_matcher())
-        .map_err(|error| wrong(&error.kind().to_string()))
+        .map_err(|error| error.kind().to_string())
 }
 
 fn fill(template: &str, repository: &str) -> Result<String, String> {

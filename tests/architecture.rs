@@ -39,6 +39,7 @@ const IMPORTS: [(&str, &[&str]); 27] = [
             "queue",
             "reconcile",
             "report",
+            "rules",
             "webhook",
         ],
     ),
@@ -119,7 +120,7 @@ const VENDORS: [(&str, &[&str]); 12] = [
         &["main", "access", "challenge", "github", "link", "registry"],
     ),
     ("http_auth", &["challenge"]),
-    ("globset", &["event", "reconcile", "rules"]),
+    ("globset", &["reconcile", "rules"]),
     ("backon", &["retry"]),
 ];
 

@@ -42,6 +42,25 @@ fn published(owner: &str, name: &str) -> Value {
     })
 }
 
+#[test]
+fn a_glob_that_is_too_long_or_nested_too_deep_is_refused() {
+    let nested = |depth| format!("acme/{}{}", "{a,a".repeat(depth), "}".repeat(depth));
+    let long = format!("acme/{}", "?".repeat(300_000));
+    for glob in [nested(300), nested(100_000), long] {
+        let error = request(json!({"reconcile": [glob]})).unwrap_err();
+        assert!(error.to_string().contains("`reconcile` is"), "{error}");
+        let rules = json!([{"source": glob, "destination": "{name}"}]);
+        assert!(settings(&rules).is_err());
+        let tags = json!({"exclude": [glob]});
+        let rules = json!([{"source": "acme/*", "destination": "{name}", "tags": tags}]);
+        assert!(settings(&rules).is_err());
+    }
+    let list = format!("acme/{{{}b}}", "a,".repeat(2_000));
+    for glob in [nested(32), list, format!("acme/{}", "*?".repeat(2_000))] {
+        assert!(request(json!({"reconcile": [glob]})).is_ok());
+    }
+}
+
 /// The Kelvin sign is a letter whose lower case is the `k` of ASCII.
 #[test]
 fn only_letters_of_ascii_have_a_lower_case() {

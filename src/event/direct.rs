@@ -1,6 +1,5 @@
 //! Direct events: what to copy, or to compare, in the words of somebody who may invoke the function or write to the queue.
 
-use globset::{GlobBuilder, GlobMatcher};
 use oci_client::Reference;
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::job::{Destination, Job, is_repository, is_tag, on_host, parse_source};
 use crate::manifest::Digest;
 use crate::reconcile::Scope;
+use crate::rules::package_glob;
 
 /// One image, or one image under several tags.
 #[derive(Debug)]
@@ -254,7 +254,7 @@ impl Reconcile {
         let packages = match &self.reconcile {
             Value::Bool(true) => None,
             Value::Array(globs) => {
-                let glob = |value: &Value| value.as_str().and_then(glob);
+                let glob = |value: &Value| package_glob(value.as_str()?).ok();
                 Some(
                     globs
                         .iter()
@@ -270,9 +270,4 @@ impl Reconcile {
             dry_run: self.dry_run,
         }))
     }
-}
-
-fn glob(text: &str) -> Option<GlobMatcher> {
-    let glob = GlobBuilder::new(text).literal_separator(true).build();
-    glob.ok().map(|glob| glob.compile_matcher())
 }
