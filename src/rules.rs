@@ -167,7 +167,11 @@ impl Rule {
             .map(|template| {
                 let filled = fill(template, repository)?;
                 let (registry, repository) = self.registries.split(&filled);
-                if is_repository(repository) {
+                if registry != self.registries.split(template).0 {
+                    Err(format!(
+                        "destination {template:?} gives {filled:?}: only the rule names a registry, not the package"
+                    ))
+                } else if is_repository(repository) {
                     Ok(Destination {
                         registry: registry.map(str::to_owned),
                         repository: repository.to_owned(),

@@ -69,6 +69,13 @@ fn only_letters_of_ascii_have_a_lower_case() {
 }
 
 #[test]
+fn a_package_does_not_choose_the_registry() {
+    let name = "123456789012.dkr.ecr.eu-west-3.amazonaws.com/api";
+    let error = request(published("acme", name)).unwrap_err();
+    assert!(error.to_string().contains("registry"), "{error}");
+}
+
+#[test]
 fn the_next_page_brings_no_credential() {
     let base = Url::parse("https://ghcr.io/v2/acme/api/tags/list").unwrap();
     let mut headers = HeaderMap::new();
