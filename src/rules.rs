@@ -253,8 +253,7 @@ impl Rule {
     pub fn owner_and_name(&self) -> (&str, Option<&str>) {
         let source = self.source.glob().glob();
         let (owner, name) = source.split_once('/').unwrap_or((source, ""));
-        let is_glob = name.contains(['*', '?', '[', '{', '\\']);
-        (owner, (!is_glob).then_some(name))
+        (owner, (!is_glob(name)).then_some(name))
     }
 
     /// The secret with the GHCR token for this rule's packages, if it is not the general one.
@@ -355,13 +354,16 @@ fn source(text: &str) -> Result<GlobMatcher, String> {
     if text != text.to_lowercase() {
         return Err(wrong("GHCR's names are lower case"));
     }
-    if owner.is_empty() || owner.contains(['*', '?', '[', '{', '.', ':']) {
+    if !is_repository(&format!("{owner}/name")) || owner.contains('.') {
         return Err(wrong(
             "it begins with the owner, written out and without a registry host",
         ));
     }
     if name.is_empty() {
         return Err(wrong("the package name is missing; `*` stands for all"));
+    }
+    if !is_glob(name) && !is_repository(text) {
+        return Err(wrong("no package has such a name"));
     }
     package_glob(text).map_err(|reason| wrong(&reason))
 }
@@ -385,6 +387,10 @@ fn glob(text: &str, literal_separator: bool) -> Result<Glob, String> {
         .literal_separator(literal_separator)
         .build()
         .map_err(|error| error.kind().to_string())
+}
+
+fn is_glob(name: &str) -> bool {
+    name.contains(['*', '?', '[', '{', '\\'])
 }
 
 fn fill(template: &str, repository: &str) -> Result<String, String> {

@@ -76,6 +76,13 @@ fn a_package_does_not_choose_the_registry() {
 }
 
 #[test]
+fn a_rule_names_an_owner_and_a_package_that_can_be() {
+    for source in ["ac\\me/*", "a!/*", "acme/../api", "acme/a b", "acme/api]"] {
+        assert!(settings(&json!([{"source": source, "destination": "{name}"}])).is_err());
+    }
+}
+
+#[test]
 fn the_next_page_brings_no_credential() {
     let base = Url::parse("https://ghcr.io/v2/acme/api/tags/list").unwrap();
     let mut headers = HeaderMap::new();
