@@ -109,6 +109,8 @@ impl Rules {
             serde_json::from_value::<RuleFields>(value)
                 .map_err(|error| error.to_string())
                 .and_then(|fields| Rule::new(fields, registries))
+                // Some reasons quote what was written as it is, line breaks and all.
+                .map_err(|reason| reason.replace(char::is_control, " "))
                 .map_err(|reason| format!("rule {position}: {reason}"))
         };
         let rules: Vec<Rule> = values

@@ -61,6 +61,32 @@ fn a_glob_that_is_too_long_or_nested_too_deep_is_refused() {
     }
 }
 
+#[test]
+fn a_refusal_is_one_line() {
+    let events = [
+        json!({"source": "ghcr.io/acme/api:1", "a\nb": 1}),
+        json!({"image": "ghcr.io/acme/api", "tags": ["1"], "a\nb": 1}),
+        json!({"reconcile": true, "a\u{85}b": 1}),
+        json!({"Records": [{"eventSource": "a\nb"}]}),
+        json!({"Records": "a\nb"}),
+    ];
+    for event in events {
+        let text = request(event).unwrap_err().to_string();
+        assert!(!text.contains(char::is_control), "{text:?}");
+    }
+    let glob = "acme/[\u{2}-\u{1}]";
+    let rules = [
+        json!([{"source": "acme/*", "destination": "{name}", "a\nb": 1}]),
+        json!([{"source": glob, "destination": "{name}"}]),
+        json!([{"source": "acme/*", "destination": "{name}", "tags": {"include": [glob]}}]),
+        json!([{"source": "acme/*", "destination": "{name}", "tags": {"semver": "\n"}}]),
+    ];
+    for rules in rules {
+        let text = settings(&rules).unwrap_err().to_string();
+        assert!(!text.contains(char::is_control), "{text:?}");
+    }
+}
+
 /// The Kelvin sign is a letter whose lower case is the `k` of ASCII.
 #[test]
 fn only_letters_of_ascii_have_a_lower_case() {

@@ -192,8 +192,10 @@ impl SeveralTags {
     }
 }
 
+/// The names of unknown fields are in the error as they were written, line breaks and all.
 fn not_direct(error: serde_json::Error) -> Error {
-    Error::Event(format!("a direct event, but {error}"))
+    let reason = error.to_string().replace(char::is_control, " ");
+    Error::Event(format!("a direct event, but {reason}"))
 }
 
 fn not_supported(platforms: &[Option<Value>]) -> Result<()> {
