@@ -7,6 +7,7 @@
     reason = "test code: a failure is a panic, and a figure is printed"
 )]
 
+mod budgets;
 mod copy;
 mod events;
 mod failures;

@@ -4,11 +4,13 @@
 //! (missing layers or children at a manifest PUT), the JSON API's exception name stands in the message.
 //! Blobs are hashed while they stream in; beyond [`KEPT_BLOB_BYTES`] only digest and length remain.
 
+mod limits;
 mod manifests;
 mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -87,6 +89,7 @@ struct State {
     password: String,
     expired_passwords: BTreeSet<String>,
     denied: BTreeSet<String>,
+    limits: limits::Limits,
     mounting: bool,
     upload_location: UploadLocation,
     sessions: Vec<uploads::Session>,
@@ -193,6 +196,26 @@ impl Ecr {
         self.state().denied.insert(action.to_owned());
     }
 
+    /// From now on the request rates of an ordinary account hold: at most so many requests per second for each action, and as many
+    /// at once. There is no limit at first.
+    pub fn set_default_quotas(&self) {
+        for (action, per_second) in limits::DEFAULT_QUOTAS {
+            self.set_quota(action, per_second);
+        }
+    }
+
+    /// From now on at most `per_second` requests of `action` are answered, and as many at once; at least one.
+    pub fn set_quota(&self, action: &str, per_second: u32) {
+        let second = Duration::from_secs(1);
+        let mut state = self.state();
+        state.limits.set(action, per_second, second, Instant::now());
+    }
+
+    /// How many requests of `action` came too soon since its quota was set, and were answered with 429.
+    pub fn throttled(&self, action: &str) -> u64 {
+        self.state().limits.refused(action)
+    }
+
     /// Whether the account has blob mounting on (`BLOB_MOUNTING`); off at first, as in a real account.
     pub fn set_blob_mounting(&self, enabled: bool) {
         self.state().mounting = enabled;
@@ -264,7 +287,7 @@ type Refusal = Box<Reply>;
 async fn answer(request: hyper::Request<RequestBody>, state: Arc<Mutex<State>>) -> Reply {
     let (head, body) = request.into_parts();
     let method = head.method.as_str();
-    let refused = admit(&head, &lock(&state)).err();
+    let refused = admit(&head, &mut lock(&state)).err();
     if let Some(refusal) = refused {
         return after(body, *refusal).await;
     }
@@ -314,8 +337,8 @@ async fn answer(request: hyper::Request<RequestBody>, state: Arc<Mutex<State>>) 
     }
 }
 
-/// Credentials, the path, the repository and the permission, in this order.
-fn admit(head: &Parts, state: &State) -> Result<(), Refusal> {
+/// Credentials, the path, the permission, the request rate and the repository, in this order.
+fn admit(head: &Parts, state: &mut State) -> Result<(), Refusal> {
     let challenge = || {
         let challenge = format!(
             "Basic realm=\"https://{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/\",service=\"ecr.amazonaws.com\""
@@ -349,7 +372,8 @@ fn admit(head: &Parts, state: &State) -> Result<(), Refusal> {
     let Some((name, endpoint)) = endpoint(head.uri.path()) else {
         return Err(Box::new(http::reply(404, &[], "404 page not found\n")));
     };
-    for action in actions(head.method.as_str(), &endpoint) {
+    let actions = actions(head.method.as_str(), &endpoint);
+    for action in actions {
         if state.denied.contains(*action) {
             let message = format!(
                 "User: arn:aws:sts::{ACCOUNT}:assumed-role/ghcr-to-ecr/ghcr-to-ecr is not authorized to perform: ecr:{action} \
@@ -358,6 +382,7 @@ fn admit(head: &Parts, state: &State) -> Result<(), Refusal> {
             return Err(Box::new(http::oci_error(403, "DENIED", &message)));
         }
     }
+    state.limits.admit(actions, Instant::now())?;
     if !matches!(endpoint, Endpoint::Base) && !state.repositories.contains_key(name) {
         let message = format!(
             "The repository with name '{name}' does not exist in the registry with id '{ACCOUNT}'"

@@ -136,6 +136,49 @@ async fn repositories_and_permissions_are_not_made_up() {
 }
 
 #[tokio::test]
+async fn who_asks_too_often_is_told_so() {
+    let ecr = registry().await;
+    let image = image(&ecr).await;
+    for action in ["PutImage", "BatchCheckLayerAvailability"] {
+        let hour = Duration::from_secs(3600);
+        ecr.state().limits.set(action, 2, hour, Instant::now());
+    }
+    let mut answers = Vec::new();
+    for tag in ["1", "2", "3", "4"] {
+        answers.push(put(&ecr, tag, image.top_manifest()).await);
+    }
+    let statuses: Vec<_> = answers.iter().map(|it| it.status().as_u16()).collect();
+    assert_eq!(statuses, [201, 201, 429, 429]);
+    assert_eq!(told(&answers[3]), error(429, "TOOMANYREQUESTS"));
+    assert!(!answers[3].headers().contains_key("retry-after"));
+    assert_eq!(ecr.throttled("PutImage"), 2);
+    assert_eq!(ecr.repository(NAME).tags.len(), 2);
+    let manifest = format!("{NAME}/manifests/{}", image.top);
+    let blob = format!("{NAME}/blobs/{}", image.blobs[0].0);
+    for (method, path, statuses) in [
+        ("GET", &manifest, [200; 3]),
+        ("HEAD", &blob, [200, 200, 429]),
+    ] {
+        for status in statuses {
+            assert_eq!(ask(&ecr, method, path, &[], "").await.status(), status);
+        }
+    }
+    assert_eq!(ecr.throttled("BatchCheckLayerAvailability"), 1);
+}
+
+#[tokio::test]
+async fn the_default_quotas_are_those_of_an_ordinary_account() {
+    let ecr = registry().await;
+    ecr.set_default_quotas();
+    let image = image(&ecr).await;
+    let burst = (0..60).map(|_| put(&ecr, "1", image.top_manifest()));
+    let answers = futures_util::future::join_all(burst).await;
+    let throttled = answers.iter().filter(|it| it.status() == 429).count() as u64;
+    assert_eq!(ecr.throttled("PutImage"), throttled);
+    assert!(throttled > 0 && throttled <= 50, "{throttled} of 60");
+}
+
+#[tokio::test]
 async fn a_blob_streams_into_one_put_in_all_forms_of_location() {
     let ecr = registry().await;
     for (form, bytes) in [
