@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::function::{ACCOUNT, REGION};
 use crate::http::{self, Reply, RequestBody, Server, lock};
-use crate::image::StoredManifest;
+use crate::image::{Blob, Image, StoredManifest};
 
 /// Blobs up to this size are kept whole.
 pub const KEPT_BLOB_BYTES: u64 = 1024 * 1024;
@@ -52,6 +52,17 @@ pub struct StoredBlob {
     pub length: u64,
     /// The content, if it is no longer than [`KEPT_BLOB_BYTES`].
     pub bytes: Option<Bytes>,
+}
+
+impl StoredBlob {
+    fn of(blob: &Blob) -> StoredBlob {
+        let length = blob.length();
+        let is_kept = length <= KEPT_BLOB_BYTES;
+        StoredBlob {
+            length,
+            bytes: is_kept.then(|| blob.chunks(0..length).flatten().collect()),
+        }
+    }
 }
 
 /// A tag as it was written, and what of the image was missing at that moment.
@@ -161,6 +172,27 @@ impl Ecr {
         self.change(repository, |it| {
             it.tags.retain(|_, tagged| tagged != digest);
             it.manifests.remove(digest).map(drop)
+        });
+    }
+
+    /// Stores a blob, as if it had been pushed before.
+    pub fn put_blob(&self, repository: &str, blob: &Blob) {
+        self.change(repository, |it| {
+            it.blobs.insert(blob.digest(), StoredBlob::of(blob));
+            Some(())
+        });
+    }
+
+    /// Stores an image without a tag, as if it had been pushed before.
+    pub fn put_untagged(&self, repository: &str, image: &Image) {
+        self.change(repository, |it| {
+            let blobs = image.blobs.iter();
+            it.blobs
+                .extend(blobs.map(|(digest, blob)| (digest.clone(), StoredBlob::of(blob))));
+            let manifests = image.manifests.iter().cloned();
+            it.manifests
+                .extend(manifests.map(|manifest| (manifest.digest.clone(), manifest)));
+            Some(())
         });
     }
 

@@ -4,6 +4,7 @@
 //! `serde_json` would write them: whoever parses one and serialises it again gets another digest.
 
 mod blob;
+mod described;
 #[cfg(test)]
 mod tests;
 
