@@ -58,10 +58,8 @@ impl StoredBlob {
     fn of(blob: &Blob) -> StoredBlob {
         let length = blob.length();
         let is_kept = length <= KEPT_BLOB_BYTES;
-        StoredBlob {
-            length,
-            bytes: is_kept.then(|| blob.chunks(0..length).flatten().collect()),
-        }
+        let bytes = is_kept.then(|| blob.chunks(0..length).flatten().collect());
+        StoredBlob { length, bytes }
     }
 }
 
@@ -139,6 +137,28 @@ impl Ecr {
             .entry(name.to_owned())
             .or_default()
             .immutable = true;
+    }
+
+    /// Deletes a repository and everything in it.
+    pub fn delete_repository(&self, name: &str) {
+        let deleted = self.state().repositories.remove(name);
+        assert!(deleted.is_some(), "repository {name} was not created");
+    }
+
+    /// Creates a repository if there is none, and puts a whole image under a tag in it, as if it had been pushed before.
+    pub fn put_image(&self, name: &str, tag: &str, image: &Image) {
+        self.create_repository(name);
+        self.change(name, |it| {
+            for (digest, blob) in &image.blobs {
+                it.blobs.insert(digest.clone(), StoredBlob::of(blob));
+            }
+            for manifest in &image.manifests {
+                it.manifests
+                    .insert(manifest.digest.clone(), manifest.clone());
+            }
+            Some(())
+        });
+        self.put_tag(name, tag, &image.top);
     }
 
     /// A copy of a repository's present state.

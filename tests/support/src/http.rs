@@ -3,34 +3,35 @@
 //! A handler answers as the service does on a good day. Bad days are [`Fault`]s, played by this module
 //! around the handler, so that no stand-in has fault code of its own.
 
+mod body;
 #[cfg(test)]
 pub(crate) mod client;
 mod fault;
 #[cfg(test)]
 mod tests;
 
+pub use body::RequestBody;
 pub use fault::Fault;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use fault::{Socket, tamper};
+use body::Chunks;
+use fault::{Break, Socket, tamper};
 
 /// What a handler answers.
 pub type Reply = Response<BoxBody<Bytes, io::Error>>;
@@ -59,6 +60,8 @@ struct Shared {
     address: SocketAddr,
     log: Mutex<Vec<Arc<Entry>>>,
     faults: Mutex<Vec<Script>>,
+    /// How many connections from now on are reset as soon as they are made.
+    refusals: AtomicU32,
     request_body_bytes: AtomicU64,
     /// Changes whenever a request arrives.
     arrivals: watch::Sender<()>,
@@ -77,6 +80,8 @@ struct Entry {
 struct Script {
     method: String,
     path_part: String,
+    /// Matching requests to let pass before the first that it is played on.
+    skip: usize,
     times: usize,
     fault: Fault,
 }
@@ -95,6 +100,7 @@ impl Server {
             address: listener.local_addr().expect("the address just bound"),
             log: Mutex::default(),
             faults: Mutex::default(),
+            refusals: AtomicU32::new(0),
             request_body_bytes: AtomicU64::new(0),
             arrivals: watch::Sender::new(()),
             releases: watch::Sender::new(()),
@@ -142,14 +148,28 @@ impl Server {
         lock(&self.shared.faults).push(Script {
             method: method.into(),
             path_part: path_part.into(),
+            skip: 0,
             times,
             fault,
         });
     }
 
-    /// Drops faults that have not been played.
+    /// Plays `fault` on the request at `index`, counted from 0 for the next one of any kind, and on the `times - 1` after it;
+    /// `usize::MAX` is for ever.
+    pub fn fault_at(&self, index: usize, times: usize, fault: Fault) {
+        lock(&self.shared.faults).push(Script {
+            method: "*".into(),
+            path_part: String::new(),
+            skip: index,
+            times,
+            fault,
+        });
+    }
+
+    /// Drops faults that have not been played, and refuses no more connections.
     pub fn clear_faults(&self) {
         lock(&self.shared.faults).clear();
+        self.shared.refusals.store(0, Ordering::Relaxed);
     }
 
     /// Lets held requests go on to the handler, and drops the [`Fault::Hold`]s that are still waiting.
@@ -174,66 +194,6 @@ impl Server {
     pub fn total_request_body_bytes(&self) -> u64 {
         self.shared.request_body_bytes.load(Ordering::Relaxed)
     }
-}
-
-/// A request's body; counts what is read of it.
-pub struct RequestBody {
-    inner: Incoming,
-    shared: Arc<Shared>,
-    entry: Arc<Entry>,
-    /// Bytes still to pass before the connection is cut, and the mark that it must be.
-    cut: Option<(u64, Arc<AtomicBool>)>,
-}
-
-impl RequestBody {
-    /// The whole body in memory; for small ones.
-    pub async fn bytes(self) -> io::Result<Bytes> {
-        Ok(self.collect().await?.to_bytes())
-    }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let this = &mut *self;
-        if let Some((0, broken)) = &this.cut {
-            return Poll::Ready(Some(Err(mark_broken(broken))));
-        }
-        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(context) else {
-            return Poll::Pending;
-        };
-        let Some(frame) = frame else {
-            return Poll::Ready(
-                this.cut
-                    .as_ref()
-                    .map(|(_, broken)| Err(mark_broken(broken))),
-            );
-        };
-        let mut frame = frame.map_err(io::Error::other)?;
-        if let Some(data) = frame.data_mut() {
-            if let Some((left, _)) = &mut this.cut {
-                data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
-                *left -= data.len() as u64;
-            }
-            this.entry
-                .body_bytes
-                .fetch_add(data.len() as u64, Ordering::Relaxed);
-            this.shared
-                .request_body_bytes
-                .fetch_add(data.len() as u64, Ordering::Relaxed);
-        }
-        Poll::Ready(Some(Ok(frame)))
-    }
-}
-
-fn mark_broken(broken: &AtomicBool) -> io::Error {
-    broken.store(true, Ordering::Relaxed);
-    io::ErrorKind::ConnectionReset.into()
 }
 
 /// An answer with a body in memory.
@@ -318,33 +278,6 @@ fn respond(status: u16, headers: &[(&str, String)], body: BoxBody<Bytes, io::Err
         .expect("a valid status and valid headers")
 }
 
-struct Chunks {
-    chunks: Box<dyn Iterator<Item = Bytes> + Send + Sync>,
-    left: u64,
-}
-
-impl Body for Chunks {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        Poll::Ready(self.chunks.next().map(|chunk| {
-            self.left = self
-                .left
-                .checked_sub(chunk.len() as u64)
-                .expect("no more bytes than announced");
-            Ok(Frame::data(chunk))
-        }))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
-    }
-}
-
 async fn accept<H, F>(listener: TcpListener, shared: Arc<Shared>, handler: Arc<H>)
 where
     H: Fn(hyper::Request<RequestBody>) -> F + Send + Sync + 'static,
@@ -355,17 +288,27 @@ where
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
+        if shared.refuses() {
+            // Dropped at once, it is reset.
+            let _ = stream.set_zero_linger();
+            continue;
+        }
         let (shared, handler) = (shared.clone(), handler.clone());
         tokio::spawn(async move {
             // Small answers must not wait for the client's acknowledgement of earlier ones.
             let _ = stream.set_nodelay(true);
-            let cut = Arc::new(AtomicBool::new(false));
+            let connection = Arc::new(Break::default());
             let socket = Socket {
                 stream: TokioIo::new(stream),
-                cut: cut.clone(),
+                connection: connection.clone(),
             };
             let service = hyper::service::service_fn(|request| {
-                answer(request, shared.clone(), handler.as_ref(), cut.clone())
+                answer(
+                    request,
+                    shared.clone(),
+                    handler.as_ref(),
+                    connection.clone(),
+                )
             });
             // Clients go away and faults cut connections; both are what the tests are about.
             let _ = hyper::server::conn::http1::Builder::new()
@@ -380,7 +323,7 @@ async fn answer<H, F>(
     request: hyper::Request<Incoming>,
     shared: Arc<Shared>,
     handler: &H,
-    cut: Arc<AtomicBool>,
+    connection: Arc<Break>,
 ) -> io::Result<Reply>
 where
     H: Fn(hyper::Request<RequestBody>) -> F,
@@ -396,9 +339,15 @@ where
 
     let broken = Arc::new(AtomicBool::new(false));
     let body_cut = match fault {
-        Some(Fault::DropRequestAfter(bytes)) => Some((bytes, broken.clone())),
+        Some(Fault::DropRequestAfter(bytes) | Fault::ResetRequestAfter(bytes)) => {
+            Some((bytes, broken.clone()))
+        }
         _ => None,
     };
+    if let Some(Fault::Refuse(connections)) = fault {
+        shared.refusals.store(connections, Ordering::Relaxed);
+        return Err(connection.reset());
+    }
     let is_head = request.method() == Method::HEAD;
     let request = request.map(|inner| RequestBody {
         inner,
@@ -421,12 +370,20 @@ where
                 .collect();
             reply(*status, &headers, body.clone())
         }
+        Some(Fault::RedirectToItself) => {
+            let location = entry.path.clone();
+            let _ = request.into_body().bytes().await;
+            reply(307, &[("location", location)], "")
+        }
         Some(Fault::Hold) => {
             releases.changed().await.map_err(io::Error::other)?;
             handler(request).await
         }
         _ => handler(request).await,
     };
+    if matches!(fault, Some(Fault::ResetRequestAfter(_) | Fault::ResetReply)) {
+        return Err(connection.reset());
+    }
     if broken.load(Ordering::Relaxed) || matches!(fault, Some(Fault::DropReply)) {
         return Err(io::ErrorKind::ConnectionReset.into());
     }
@@ -442,7 +399,7 @@ where
         *response.body_mut() = Empty::new().map_err(|never| match never {}).boxed();
     }
     if let Some(fault) = fault {
-        response = tamper(response, &fault, cut);
+        response = tamper(response, &fault, connection);
     }
     entry
         .status
@@ -453,11 +410,25 @@ where
 impl Shared {
     fn next_fault(&self, entry: &Entry) -> Option<Fault> {
         let mut faults = lock(&self.faults);
-        let script = faults
-            .iter_mut()
-            .find(|script| script.times > 0 && entry.matches(&script.method, &script.path_part))?;
-        script.times -= 1;
-        Some(script.fault.clone())
+        let is_for = |script: &&mut Script| {
+            script.times > 0 && entry.matches(&script.method, &script.path_part)
+        };
+        for script in faults.iter_mut().filter(is_for) {
+            if script.skip == 0 {
+                script.times -= 1;
+                return Some(script.fault.clone());
+            }
+            script.skip -= 1;
+        }
+        None
+    }
+
+    /// Whether the connection that was just made is to be reset.
+    fn refuses(&self) -> bool {
+        let less_one = |left: u32| left.checked_sub(1);
+        self.refusals
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less_one)
+            .is_ok()
     }
 }
 

@@ -235,6 +235,42 @@ async fn a_blob_streams_into_one_put_in_all_forms_of_location() {
 }
 
 #[tokio::test]
+async fn an_image_that_was_put_is_as_one_that_was_pushed() {
+    let ecr = Ecr::start().await;
+    let image = Image::single(&[
+        Blob::bytes("layer"),
+        Blob::pseudorandom(7, KEPT_BLOB_BYTES + 1),
+    ]);
+    ecr.put_image(NAME, "1", &image);
+    let repository = ecr.repository(NAME);
+    assert_eq!(repository.tags["1"], image.top);
+    assert_eq!(repository.missing_from(&image.top), Vec::<String>::new());
+    let kept = |index: usize| repository.blobs[&image.blobs[index].0].bytes.clone();
+    let layer = |index: usize| image.blobs[index].1.length();
+    for index in 0..image.blobs.len() {
+        let is_kept = layer(index) <= KEPT_BLOB_BYTES;
+        assert_eq!(
+            kept(index).map(|it| it.len() as u64),
+            is_kept.then_some(layer(index))
+        );
+    }
+    let head = ask(
+        &ecr,
+        "HEAD",
+        &format!("{NAME}/manifests/1"),
+        &[("accept", OCI_MANIFEST)],
+        "",
+    )
+    .await;
+    assert_eq!(header(&head, "docker-content-digest"), image.top);
+    ecr.delete_repository(NAME);
+    assert_eq!(
+        told(&ask(&ecr, "GET", &format!("{NAME}/tags/list"), &[], "").await),
+        error(404, "NAME_UNKNOWN")
+    );
+}
+
+#[tokio::test]
 async fn large_blobs_are_counted_and_not_kept() {
     let ecr = registry().await;
     let content = Blob::pseudorandom(7, KEPT_BLOB_BYTES + 1);

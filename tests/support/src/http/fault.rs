@@ -26,8 +26,17 @@ pub enum Fault {
         headers: Vec<(String, String)>,
         body: String,
     },
+    /// This connection is reset (RST) before any of the request's body is read, and so are this many of the connections made
+    /// after it, as soon as they are made. The port itself stays open, for a closed one could be lost to another program.
+    Refuse(u32),
+    /// Answers 307 with the request's own path and query, after the request body has been read and thrown away.
+    RedirectToItself,
     /// The response announces its full length, and the connection is cut after this many bytes of body.
     DropBodyAfter(u64),
+    /// As [`Fault::DropBodyAfter`], and the connection is reset.
+    ResetBodyAfter(u64),
+    /// The response announces its full length, and after this many bytes of body nothing more comes, while the connection stays.
+    StallBodyAfter(u64),
     /// The byte at this offset of the response body is flipped.
     CorruptByte(u64),
     /// The response body ends after this many bytes, and `Content-Length` says so too.
@@ -37,14 +46,19 @@ pub enum Fault {
     /// The connection is cut when this many bytes of the request body have been read (at its end, if it
     /// is shorter). The handler sees the body break off.
     DropRequestAfter(u64),
+    /// The connection is reset when this many bytes of the request body have been read, or in place of an answer if there
+    /// are fewer. A handler that reads the body sees it break off.
+    ResetRequestAfter(u64),
     /// The handler does its work, and the connection is cut in place of an answer.
     DropReply,
+    /// As [`Fault::DropReply`], and the connection is reset.
+    ResetReply,
     /// The request arrives and is logged, and goes no further until [`release`](super::Server::release).
     Hold,
 }
 
 /// Applies the faults of the response.
-pub(super) fn tamper(response: Reply, fault: &Fault, cut: Arc<AtomicBool>) -> Reply {
+pub(super) fn tamper(response: Reply, fault: &Fault, connection: Arc<Break>) -> Reply {
     let (mut head, inner) = response.into_parts();
     let length = inner.size_hint();
     let mut body = Tampered {
@@ -53,12 +67,21 @@ pub(super) fn tamper(response: Reply, fault: &Fault, cut: Arc<AtomicBool>) -> Re
         position: 0,
         end: None,
         flip: None,
-        cut: None,
+        after: After::End,
     };
     match fault {
         Fault::DropBodyAfter(bytes) => {
             body.end = Some(*bytes);
-            body.cut = Some(cut);
+            body.after = After::Cut(connection);
+        }
+        Fault::ResetBodyAfter(bytes) => {
+            connection.reset();
+            body.end = Some(*bytes);
+            body.after = After::Cut(connection);
+        }
+        Fault::StallBodyAfter(bytes) => {
+            body.end = Some(*bytes);
+            body.after = After::Silence;
         }
         Fault::CorruptByte(offset) => body.flip = Some(*offset),
         Fault::Truncate(bytes) => {
@@ -75,7 +98,15 @@ pub(super) fn tamper(response: Reply, fault: &Fault, cut: Arc<AtomicBool>) -> Re
                 body.length = SizeHint::new();
             }
         }
-        Fault::Status { .. } | Fault::DropRequestAfter(_) | Fault::DropReply | Fault::Hold => {}
+        // Played before there is a response, or in place of one.
+        Fault::Status { .. }
+        | Fault::Refuse(_)
+        | Fault::RedirectToItself
+        | Fault::DropRequestAfter(_)
+        | Fault::ResetRequestAfter(_)
+        | Fault::DropReply
+        | Fault::ResetReply
+        | Fault::Hold => {}
     }
     Response::from_parts(head, body.boxed())
 }
@@ -87,8 +118,32 @@ struct Tampered {
     position: u64,
     end: Option<u64>,
     flip: Option<u64>,
-    /// Set once the body has ended: the connection is cut then.
-    cut: Option<Arc<AtomicBool>>,
+    after: After,
+}
+
+/// What comes after the `end` of a body.
+enum After {
+    /// Nothing is missing, as far as the client can tell.
+    End,
+    Cut(Arc<Break>),
+    Silence,
+}
+
+/// How a connection is to end before its time.
+#[derive(Default)]
+pub(super) struct Break {
+    /// The next flush fails.
+    is_due: AtomicBool,
+    /// The end is a RST instead of a FIN.
+    is_reset: AtomicBool,
+}
+
+impl Break {
+    /// Makes the end a reset; returns the error that brings it about at once when a service fails with it.
+    pub(super) fn reset(&self) -> io::Error {
+        self.is_reset.store(true, Ordering::Relaxed);
+        io::ErrorKind::ConnectionReset.into()
+    }
 }
 
 impl Body for Tampered {
@@ -101,12 +156,16 @@ impl Body for Tampered {
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = &mut *self;
         if this.end == Some(this.position) {
-            let Some(cut) = &this.cut else {
-                return Poll::Ready(None);
-            };
-            // What is buffered goes out first: the socket fails at the next flush.
-            cut.store(true, Ordering::Relaxed);
-            context.waker().wake_by_ref();
+            match &this.after {
+                After::End => return Poll::Ready(None),
+                After::Cut(connection) => {
+                    // What is buffered goes out first: the socket fails at the next flush.
+                    connection.is_due.store(true, Ordering::Relaxed);
+                    context.waker().wake_by_ref();
+                }
+                // hyper watches the connection, and drops this body when the client goes away.
+                After::Silence => {}
+            }
             return Poll::Pending;
         }
         let frame = Pin::new(&mut this.inner).poll_frame(context);
@@ -134,11 +193,20 @@ impl Body for Tampered {
     }
 }
 
-/// A connection that fails at the first flush after `cut` is set. hyper flushes when it has handed all its
+/// A connection that fails at the first flush after its break is due. hyper flushes when it has handed all its
 /// buffered bytes to the kernel, so exactly what came before the cut reaches the client.
 pub(super) struct Socket {
     pub(super) stream: TokioIo<TcpStream>,
-    pub(super) cut: Arc<AtomicBool>,
+    pub(super) connection: Arc<Break>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.connection.is_reset.load(Ordering::Relaxed) {
+            // It may be reset already, from the other side.
+            let _ = self.stream.inner().set_zero_linger();
+        }
+    }
 }
 
 impl hyper::rt::Read for Socket {
@@ -173,7 +241,7 @@ impl hyper::rt::Write for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.cut.load(Ordering::Relaxed) {
+        if self.connection.is_due.load(Ordering::Relaxed) {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         Pin::new(&mut self.stream).poll_flush(context)

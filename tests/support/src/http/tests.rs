@@ -1,3 +1,4 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::client::{get, header, send};
@@ -162,6 +163,122 @@ async fn a_dropped_request_breaks_off_for_both_sides() {
             (counted, 0)
         );
     }
+}
+
+/// What comes back for `request` on a connection of its own, and how that ends; `None` is the orderly end.
+async fn raw(server: &Server, request: &str) -> (String, Option<io::ErrorKind>) {
+    let mut received = Vec::new();
+    let mut exchange = async || -> io::Result<()> {
+        let mut stream = TcpStream::connect(server.host()).await?;
+        stream.write_all(request.as_bytes()).await?;
+        stream.read_to_end(&mut received).await?;
+        Ok(())
+    };
+    let end = exchange().await.err().map(|error| error.kind());
+    (String::from_utf8_lossy(&received).into_owned(), end)
+}
+
+#[tokio::test]
+async fn a_reset_is_seen_as_one_wherever_it_comes() {
+    let put = "PUT / HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12345";
+    let get = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    for (fault, request, arrived, body) in [
+        (Fault::Refuse(0), put, 0, ""),
+        (Fault::ResetRequestAfter(0), put, 0, ""),
+        (Fault::ResetRequestAfter(3), put, 3, ""),
+        (Fault::ResetRequestAfter(9), put, 5, ""),
+        (Fault::ResetRequestAfter(9), get, 0, ""),
+        (Fault::ResetReply, put, 5, ""),
+        (Fault::ResetBodyAfter(4), get, 0, "0123"),
+    ] {
+        let server = server().await;
+        server.fault("*", "", 1, fault.clone());
+        let (answer, end) = raw(&server, request).await;
+        assert_eq!(end, Some(io::ErrorKind::ConnectionReset), "{fault:?}");
+        assert!(answer.ends_with(body) && answer.is_empty() == body.is_empty());
+        assert_eq!(server.requests()[0].body_bytes, arrived, "{fault:?}");
+    }
+    let server = server().await;
+    server.fault("*", "", 1, Fault::DropReply);
+    assert_eq!(raw(&server, get).await, (String::new(), None), "no reset");
+}
+
+#[tokio::test]
+async fn as_many_connections_are_refused_as_told() {
+    let server = server().await;
+    server.fault("GET", "", 1, Fault::Refuse(2));
+    for _ in 0..3 {
+        assert!(send("GET", &server.url(), &[], "").await.is_err());
+    }
+    assert_eq!(get(&server.url(), &[]).await.status(), 200);
+    assert_eq!(
+        server.count("GET", ""),
+        2,
+        "of a refused connection nothing is read"
+    );
+    server.fault("GET", "", 1, Fault::Refuse(u32::MAX));
+    assert!(send("GET", &server.url(), &[], "").await.is_err());
+    server.clear_faults();
+    assert_eq!(get(&server.url(), &[]).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_fault_is_played_at_the_request_told_and_from_there_on() {
+    let server = server().await;
+    let omit = || Fault::OmitHeader("x-made-up");
+    let whole = async || header(&get(&server.url(), &[]).await, "x-made-up") == "yes";
+    assert!(whole().await);
+    server.fault_at(2, 1, omit());
+    assert_eq!(
+        [whole().await, whole().await, whole().await, whole().await],
+        [true, true, false, true]
+    );
+    server.fault_at(1, usize::MAX, omit());
+    assert_eq!(
+        [whole().await, whole().await, whole().await],
+        [true, false, false]
+    );
+}
+
+#[tokio::test]
+async fn a_redirect_to_itself_names_the_request() {
+    let server = server().await;
+    server.fault("PUT", "", 1, Fault::RedirectToItself);
+    let url = format!("{}/a?b=c", server.url());
+    let response = send("PUT", &url, &[], "12345").await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), header(&response, "location")),
+        (307, "/a?b=c")
+    );
+}
+
+/// The bytes before the silence arrive, and the connection stays until the client gives up, which the server notices.
+#[tokio::test]
+async fn a_stalled_body_stops_and_stays_open() {
+    let server = server().await;
+    server.fault("GET", "", 1, Fault::StallBodyAfter(4));
+    let mut stream = TcpStream::connect(server.host()).await.unwrap();
+    stream
+        .write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut received = String::new();
+    while !received.ends_with("\r\n\r\n0123") {
+        let mut piece = [0; 512];
+        let read = stream.read(&mut piece).await.unwrap();
+        assert!(read > 0, "the end came after {received}");
+        received.push_str(std::str::from_utf8(&piece[..read]).unwrap());
+    }
+    assert!(received.contains("content-length: 10\r\n"));
+    // A second request on the connection is not even looked at while the first is unfinished.
+    stream
+        .write_all(b"GET /second HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    get(&format!("{}/other", server.url()), &[]).await;
+    assert_eq!(server.count("GET", "/second"), 0);
+    let is_silent = stream.try_read(&mut [0; 1]).unwrap_err().kind();
+    assert_eq!(is_silent, io::ErrorKind::WouldBlock);
 }
 
 #[tokio::test]
