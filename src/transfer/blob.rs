@@ -10,9 +10,10 @@ use crate::manifest::{Descriptor, Hasher};
 use crate::registry::{BlobReader, Repository};
 use crate::retry::retry;
 
-/// How often one read is taken up again. GHCR's storage is known to break off dozens of times in a large blob.
-/// (cirruslabs/tart#944)
-const RESUMPTIONS: usize = 100;
+/// A read is taken up again as often as it breaks off, which GHCR's storage is known to do dozens of times in a large blob
+/// (cirruslabs/tart#944), but only so many times in a row with less than this many bytes in between.
+const PROGRESS: u64 = 1024 * 1024;
+const FRUITLESS_LIMIT: usize = 4;
 
 /// Streams one blob across. Where the source breaks off it is read on, into the same upload; where the destination does, both begin
 /// anew.
@@ -41,7 +42,8 @@ pub(super) async fn copy_blob(
             reader,
             hasher: is_again.then(Hasher::default),
             offset: 0,
-            resumptions: 0,
+            resumed_at: 0,
+            fruitless: 0,
         };
         let failure = Failure::default();
         let bytes = read.into_stream(failure.clone());
@@ -73,7 +75,9 @@ struct Read {
     hasher: Option<Hasher>,
     /// Bytes read so far.
     offset: u64,
-    resumptions: usize,
+    /// Where it was last taken up again, and how often in a row that brought too little.
+    resumed_at: u64,
+    fruitless: usize,
 }
 
 impl Read {
@@ -98,7 +102,7 @@ impl Read {
 
     async fn next(&mut self) -> Result<Option<Bytes>> {
         let bytes = match self.reader.next().await {
-            Err(error) if self.is_resumable(&error) => self.resume(error).await?,
+            Err(error) if self.may_resume(&error) => self.resume(error).await?,
             result => result?,
         };
         let Some(bytes) = bytes else {
@@ -125,14 +129,16 @@ impl Read {
         }
     }
 
-    fn is_resumable(&self, error: &Error) -> bool {
-        error.kind() == Kind::Transient && self.resumptions < RESUMPTIONS
+    fn may_resume(&mut self, error: &Error) -> bool {
+        let is_fruitless = self.offset - self.resumed_at < PROGRESS;
+        self.fruitless = if is_fruitless { self.fruitless + 1 } else { 0 };
+        self.resumed_at = self.offset;
+        error.kind() == Kind::Transient && self.fruitless <= FRUITLESS_LIMIT
     }
 
-    /// Goes on at the byte where the last request broke off. Each resumption has to bring some bytes.
+    /// Goes on at the byte where the last request broke off.
     async fn resume(&mut self, error: Error) -> Result<Option<Bytes>> {
-        tracing::info!(%error, "reading on");
-        self.resumptions += 1;
+        tracing::info!(%error, offset = self.offset, "reading on");
         let (reader, bytes) = retry(|_| async {
             let mut reader = self.source.fetch_blob(&self.blob, self.offset).await?;
             let bytes = reader.next().await?;

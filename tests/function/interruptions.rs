@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use support::function::Outcome;
 use support::http::Fault;
+use support::image::Blob;
 
 use crate::scenario::{Image, REPOSITORY, Scenario, direct, layers, small_image};
 
@@ -151,6 +152,52 @@ async fn passing_faults_are_overcome() {
         server.fault(method, path, 1, fault);
         assert_eq!(scenario.copy("1").await["outcome"], "copied", "{name}");
         scenario.assert_stored(&name, "1", &small_image());
+    }
+}
+
+/// A source that breaks off in mid-blob is read on where it stopped, and the destination does not notice.
+#[tokio::test]
+async fn a_broken_source_is_read_on_into_the_same_upload() {
+    for ignores_ranges in [false, true] {
+        let scenario = Scenario::start().await;
+        let image = Image::single(&[Blob::pseudorandom(7, 300_000)]);
+        scenario.push(REPOSITORY, "1", &image);
+        scenario.ghcr.set_ignores_ranges(ignores_ranges);
+        let (layer, _) = image
+            .blobs
+            .iter()
+            .max_by_key(|(_, blob)| blob.length())
+            .expect("a layer");
+        // From a server that ignores ranges, the first bytes come again, and break off again later.
+        let ends = match ignores_ranges {
+            false => [100_000, 50_000],
+            true => [100_000, 150_000],
+        };
+        for end in ends {
+            let fault = Fault::DropBodyAfter(end);
+            scenario.ghcr.storage.fault("GET", layer, 1, fault);
+        }
+        let report = scenario.copy("1").await;
+        assert_eq!(report["outcome"], "copied");
+        scenario.assert_stored("read on", "1", &image);
+        let reads = scenario.ghcr.storage.requests().into_iter();
+        let ranges: Vec<Option<String>> = reads
+            .filter(|request| request.path.contains(layer.as_str()))
+            .map(|request| request.headers.get("range").cloned())
+            .collect();
+        let range = |text: &str| Some(text.to_owned());
+        let expected = [
+            None,
+            range("bytes=100000-299999"),
+            range("bytes=150000-299999"),
+        ];
+        assert_eq!(ranges, expected);
+        let ecr = &scenario.ecr.server;
+        assert_eq!(ecr.count("POST", "/blobs/uploads/"), image.blobs.len());
+        assert_eq!(ecr.count("PUT", "/blobs/uploads/"), image.blobs.len());
+        let manifest = image.manifests[0].bytes.len() as u64;
+        let sent = image.blob_bytes() + manifest;
+        assert_eq!(ecr.total_request_body_bytes(), sent);
     }
 }
 
