@@ -1,4 +1,4 @@
-# `make` lists what there is. The demo and test-fast need Rust alone; the others install what else they need.
+# `make` lists what there is. The demo and test-fast need Rust alone, fuzz a C++ compiler too; the others install what else they need.
 
 # One of the environments in samconfig.toml.
 ENVIRONMENT ?= default
@@ -19,7 +19,7 @@ LOCAL_OPTIONS = --template $(LOCAL_BUILD)/template.yaml --parameter-overrides Ar
 	$(if $(shell docker image ls --quiet $(LOCAL_IMAGE) 2>/dev/null),--invoke-image $(LOCAL_IMAGE) --skip-pull-image)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test-fast test build local-build invoke start-api deploy remote-invoke fmt clean
+.PHONY: help demo test-fast test fuzz build local-build invoke start-api deploy remote-invoke fmt clean
 
 help: ## list these targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-fast: ## format, lints, tests, the demo and documentation
 test: test-fast ## all of that, and the built functions in a container, between real registries
 	tests/real/install.sh
 	PYTHONDONTWRITEBYTECODE=1 .tools/venv/bin/python -m pytest -p no:cacheprovider tests/real
+
+fuzz: ## fuzz what reads outside bytes: FUZZ_SECONDS=30 for each target, TARGETS="event http …" for some
+	tests/fuzz/run.sh $(TARGETS)
 
 .tools/venv/requirements.txt: tests/real/requirements.txt
 	tests/real/install.sh python

@@ -1,0 +1,95 @@
+//! Rules, and a package and a tag for them: `DESTINATION_REGISTRY`, package and tag in a line each, and the JSON.
+#![no_main]
+
+use fuzz::{assert_one_line, split_line};
+use ghcr_to_ecr::config::Settings;
+use ghcr_to_ecr::job::{is_repository, is_tag};
+use ghcr_to_ecr::rules::Rule;
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+fuzz_target!(|bytes: &[u8]| {
+    let (registry, rest) = split_line(bytes);
+    let (package, rest) = split_line(rest);
+    let (tag, rules) = split_line(rest);
+    let [Ok(registry), Ok(package), Ok(tag), Ok(rules)] =
+        [registry, package, tag, rules].map(str::from_utf8)
+    else {
+        return;
+    };
+    let settings = Settings::read(|name| match name {
+        "RULES" => Some(rules.to_owned()),
+        "DESTINATION_REGISTRY" => Some(registry.to_owned()),
+        _ => None,
+    });
+    let settings = match settings {
+        Ok(settings) => settings,
+        Err(error) => return assert_one_line(&error.to_string()),
+    };
+    for rule in settings.rules.iter() {
+        check_tag(rule, tag);
+        if let (owner, Some(name)) = rule.owner_and_name() {
+            // It becomes the path of a request as it is.
+            assert!(is_repository(&format!("{owner}/{name}")), "{owner}/{name}");
+        }
+    }
+    // Packages come from events and lists, which are checked.
+    if let Some((owner, _)) = package.split_once('/')
+        && is_repository(package)
+        && is_tag(tag)
+        && let Some(rule) = settings.rules.find(package)
+    {
+        assert_eq!(
+            rule.owner_and_name().0,
+            owner,
+            "a glob reaches other owners"
+        );
+        check_destinations(rule, package, tag, &settings, rules);
+    }
+});
+
+fn check_tag(rule: &Rule, tag: &str) {
+    let refusal = rule.refusal(tag);
+    let admitted = rule.admitted(vec![tag.to_owned()]);
+    assert_eq!(admitted.is_empty(), refusal.is_some());
+    match refusal {
+        Some(reason) => assert_one_line(&reason),
+        None => assert!(is_tag(tag)),
+    }
+}
+
+/// Names are legal, a registry is one that a rule writes out, and what is printed is read as the same again.
+fn check_destinations(rule: &Rule, package: &str, tag: &str, settings: &Settings, rules: &str) {
+    let destinations = match rule.destinations(package, tag) {
+        Ok(destinations) => destinations,
+        Err(reason) => return assert_one_line(&reason),
+    };
+    assert!(!destinations.is_empty());
+    let rules: Value = serde_json::from_str(rules).expect("it was read before");
+    for destination in destinations {
+        assert!(is_repository(&destination.repository), "{destination:?}");
+        assert_eq!(destination.tag, tag);
+        let registry = destination.registry.as_deref();
+        if let Some(registry) = registry {
+            assert!(
+                writes_out(&rules, &format!("{registry}/")),
+                "{destination:?}"
+            );
+        }
+        let name = match registry {
+            Some(registry) => format!("{registry}/{}", destination.repository),
+            None => destination.repository.clone(),
+        };
+        let again = settings.registries.split(&name);
+        assert_eq!(again, (registry, destination.repository.as_str()));
+    }
+}
+
+fn writes_out(value: &Value, start: &str) -> bool {
+    match value {
+        Value::String(text) => text.starts_with(start),
+        Value::Array(items) => items.iter().any(|item| writes_out(item, start)),
+        Value::Object(fields) => fields.values().any(|field| writes_out(field, start)),
+        _ => false,
+    }
+}
