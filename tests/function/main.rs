@@ -20,3 +20,4 @@ mod properties;
 mod queue;
 mod scenario;
 mod schedule;
+mod soak;

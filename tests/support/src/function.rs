@@ -220,19 +220,33 @@ impl Function {
 
     /// The most memory the process has held so far (`VmHWM`, proc(5)). It must be running.
     pub fn peak_memory_bytes(&self) -> u64 {
+        self.status("VmHWM:") * 1024
+    }
+
+    /// The memory that the process holds now (`VmRSS`, proc(5)). It must be running.
+    pub fn memory_bytes(&self) -> u64 {
+        self.status("VmRSS:") * 1024
+    }
+
+    /// How many threads the process has now. It must be running.
+    pub fn threads(&self) -> u64 {
+        self.status("Threads:")
+    }
+
+    /// How many files, sockets among them, the process has open now. It must be running.
+    pub fn open_files(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.process_id);
+        std::fs::read_dir(&path)
+            .unwrap_or_else(|error| panic!("list {path}: {error}"))
+            .count()
+    }
+
+    /// The number in a line of `/proc/<pid>/status`; memory is in kibibytes.
+    fn status(&self, name: &str) -> u64 {
         let status = self.process_file("status");
-        let kibibytes = status
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix("VmHWM:")?
-                    .trim()
-                    .strip_suffix("kB")?
-                    .trim()
-                    .parse::<u64>()
-                    .ok()
-            })
-            .expect("VmHWM in /proc/<pid>/status: is the process running?");
-        kibibytes * 1024
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|value| value.split_whitespace().next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in /proc/<pid>/status: is the process running?"))
     }
 
     /// Processor time so far, user and system, of all threads (fields 14 and 15 of `/proc/<pid>/stat`, proc(5)),
@@ -520,7 +534,11 @@ mod tests {
     #[tokio::test]
     async fn the_reason_for_not_starting_is_kept() {
         let function = idle().await;
-        assert!(function.peak_memory_bytes() > 0 && function.initialization_error().is_none());
+        assert!(function.initialization_error().is_none());
+        assert!(function.memory_bytes() > 0);
+        assert!(function.peak_memory_bytes() >= function.memory_bytes());
+        assert_eq!(function.threads(), 1);
+        assert!(function.open_files() >= 3);
         let reason = r#"{"errorType": "Invalid", "errorMessage": "`RULES` is missing"}"#;
         assert_eq!(
             send("POST", &url(&function, "init/error"), &[], reason)
