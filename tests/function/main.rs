@@ -14,6 +14,7 @@ mod failures;
 mod graph;
 mod hazards;
 mod interruptions;
+mod matrix;
 mod measurements;
 mod payloads;
 mod properties;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 use support::deployment::Deployment;
+use support::ecr::Repository;
 use support::function::Outcome;
 use support::image::Blob;
 
@@ -76,23 +77,7 @@ impl Scenario {
     /// The destination holds `image` under `tag`, whole and byte for byte.
     pub(crate) fn assert_stored(&self, name: &str, tag: &str, image: &Image) {
         let repository = self.ecr.repository(DESTINATION);
-        assert_eq!(repository.tags.get(tag), Some(&image.top), "{name}");
-        assert_eq!(
-            repository.missing_from(&image.top),
-            Vec::<String>::new(),
-            "{name}"
-        );
-        for manifest in &image.manifests {
-            let stored = repository
-                .manifests
-                .get(&manifest.digest)
-                .unwrap_or_else(|| panic!("{name}: {}", manifest.digest));
-            assert_eq!(
-                (&stored.bytes, &stored.media_type),
-                (&manifest.bytes, &manifest.media_type),
-                "{name}"
-            );
-        }
+        assert_eq!(difference(&repository, tag, image), None, "{name}");
     }
 
     /// Nothing was written under `tag`.
@@ -103,6 +88,25 @@ impl Scenario {
             "{name}"
         );
     }
+}
+
+/// In what a repository does not hold `image` under `tag`, whole and byte for byte.
+pub(crate) fn difference(repository: &Repository, tag: &str, image: &Image) -> Option<String> {
+    let tagged = repository.tags.get(tag);
+    if tagged != Some(&image.top) {
+        return Some(format!("the tag has {tagged:?} instead of {}", image.top));
+    }
+    let missing = repository.missing_from(&image.top);
+    if !missing.is_empty() {
+        return Some(format!("{missing:?} are missing"));
+    }
+    image.manifests.iter().find_map(|manifest| {
+        let stored = repository.manifests.get(&manifest.digest);
+        let is_same = stored.is_some_and(|stored| {
+            (&stored.bytes, &stored.media_type) == (&manifest.bytes, &manifest.media_type)
+        });
+        (!is_same).then(|| format!("{} is stored as {stored:?}", manifest.digest))
+    })
 }
 
 /// A direct event for a tag of the package.
