@@ -19,7 +19,7 @@ LOCAL_OPTIONS = --template $(LOCAL_BUILD)/template.yaml --parameter-overrides Ar
 	$(if $(shell docker image ls --quiet $(LOCAL_IMAGE) 2>/dev/null),--invoke-image $(LOCAL_IMAGE) --skip-pull-image)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test-fast test fuzz build local-build invoke start-api deploy remote-invoke fmt clean
+.PHONY: help demo bench test-fast test fuzz build local-build invoke start-api deploy remote-invoke fmt clean
 
 help: ## list these targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ help: ## list these targets
 demo: ## copy an image between two registries on this machine, through the real binary
 	cargo build --release --locked --bin bootstrap
 	cargo run --release --locked --package support --bin demo -- target/release/bootstrap
+
+bench: ## measure beside skopeo, and the floor by curl (CASES="a f", ROUNDS=5)
+	tests/real/install.sh peers
+	cargo build --release --locked --bin bootstrap
+	cargo run --release --locked --package bench -- $(if $(ROUNDS),--rounds $(ROUNDS)) target/release/bootstrap $(CASES)
 
 test-fast: ## format, lints, tests, the demo and documentation
 	cargo fmt --all --check

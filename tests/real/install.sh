@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what tests/real needs and this machine lacks: Python tools in .tools/venv (SAM and cargo-lambda among them) and
 # .tools/checkov-venv, Debian packages, a Docker engine. `install.sh python` stops after the first, which is enough to
-# build and deploy. May run any number of times; when everything is there, it changes nothing. Runs as root or with sudo.
+# build and deploy; `install.sh peers` installs nothing but what tests/bench runs. May run any number of times; when everything is there, it changes nothing. Runs as root or with sudo.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -39,6 +39,20 @@ install_packages() {
 
 command -v cargo >/dev/null ||
   fail "there is no cargo; install Rust as https://www.rust-lang.org/tools/install describes"
+
+# What lacks of the commands given, each as command:package.
+install_commands() {
+  local need missing=()
+  for need in "$@"; do
+    command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
+  done
+  [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+}
+
+if [ "${1-}" = peers ]; then
+  install_commands docker-registry:docker-registry skopeo:skopeo curl:curl openssl:openssl /usr/bin/time:time
+  exit 0
+fi
 
 # A virtual environment under .tools with exactly what a requirements file lists.
 python_environment() {
