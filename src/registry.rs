@@ -172,7 +172,10 @@ impl Repository {
             // The header is optional; then the bytes tell. And a HEAD is refused without a word, where a GET is told whether the
             // authorization has expired or a permission is missing.
             (StatusCode::OK | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => {
-                Ok(Some(self.fetch_manifest(tag_or_digest).await?.digest))
+                match self.fetch_manifest(tag_or_digest).await {
+                    Err(error) if error.kind() == Kind::NotFound => Ok(None),
+                    result => result.map(|manifest| Some(manifest.digest)),
+                }
             }
             _ => Err(refusal::of(response, &place).await),
         }
