@@ -1,5 +1,4 @@
-//! What fuzzing has found, as the shortest input that showed it.
-#![expect(clippy::unwrap_used, reason = "a test may fail")]
+//! What fuzzing and the promises that it checks have brought to light, each as a short input.
 
 use ghcr_to_ecr::config::Settings;
 use ghcr_to_ecr::error::Result;
