@@ -11,7 +11,7 @@ use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Kind, Result};
-use crate::job::Job;
+use crate::job::{Job, on_host};
 use crate::manifest::Digest;
 use crate::sdk::api_error;
 
@@ -186,10 +186,10 @@ impl Queue {
     }
 }
 
-/// The direct event that stands for a job. The token is found through the rule again; nothing secret is in a message.
+/// The direct event that stands for a job, in which `ghcr.io` is the configured source registry, whatever its host is. The token is found through the rule again; nothing secret is in a message.
 fn body(job: &Job) -> Value {
     let mut body = json!({
-        "source": job.source.to_string(),
+        "source": on_host(&job.source, "ghcr.io").to_string(),
         "destination": job.destination.to_string(),
     });
     for (name, value) in [("all_tags", job.all_tags), ("force", job.force)] {
