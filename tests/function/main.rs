@@ -22,3 +22,4 @@ mod queue;
 mod scenario;
 mod schedule;
 mod soak;
+mod tls;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use support::deployment::Deployment;
 use support::ecr::Repository;
 use support::function::Outcome;
+use support::http::Certificate;
 use support::image::Blob;
 
 pub(crate) use support::image::Image;
@@ -51,6 +52,16 @@ impl Scenario {
     /// As [`Scenario::start_with`], with a queue for jobs and one for dead letters.
     pub(crate) async fn start_with_queue(environment: &[(&str, &str)]) -> Scenario {
         Scenario(Deployment::start_with_queue(Path::new(BINARY), environment).await)
+    }
+
+    /// With HTTPS to both registries; see [`Deployment::start_tls`].
+    pub(crate) async fn start_tls(
+        source: &Certificate,
+        destination: &Certificate,
+        trusted: &Certificate,
+    ) -> Scenario {
+        let binary = Path::new(BINARY);
+        Scenario(Deployment::start_tls(binary, source, destination, trusted).await)
     }
 
     /// With a small two-platform image under `tag`.

@@ -10,7 +10,7 @@ use crate::ecr::Ecr;
 use crate::function::{Function, Outcome};
 use crate::ghcr::Ghcr;
 use crate::github::GitHub;
-use crate::http::{Request, Server};
+use crate::http::{Certificate, Request, Server};
 use crate::image::Image;
 use crate::sqs::Sqs;
 
@@ -54,8 +54,24 @@ impl Deployment {
 
     /// As [`Deployment::start`], with settings on top of the usual ones. An empty value takes a setting away.
     pub async fn start_with(binary: &Path, settings: &[(&str, &str)]) -> Deployment {
+        let (ghcr, ecr) = (Ghcr::start().await, Ecr::start().await);
         let sqs = Sqs::start().await;
-        Deployment::assemble(binary, sqs, &[], settings).await
+        Deployment::assemble(binary, ghcr, ecr, sqs, &[], settings).await
+    }
+
+    /// As [`Deployment::start`], with HTTPS to GHCR and ECR. They show these certificates, and the function trusts `trusted` alone.
+    pub async fn start_tls(
+        binary: &Path,
+        source: &Certificate,
+        destination: &Certificate,
+        trusted: &Certificate,
+    ) -> Deployment {
+        let ghcr = Ghcr::start_with(Some(source)).await;
+        let ecr = Ecr::start_with(Some(destination)).await;
+        let sqs = Sqs::start().await;
+        let path = trusted.path().to_str().expect("a path in UTF-8");
+        let settings = [("SSL_CERT_FILE", path)];
+        Deployment::assemble(binary, ghcr, ecr, sqs, &[], &settings).await
     }
 
     /// As [`Deployment::start_with`], and jobs go through [`JOB_QUEUE`], those that can't succeed to [`DEAD_LETTER_QUEUE`].
@@ -67,17 +83,19 @@ impl Deployment {
             ("JOB_QUEUE_URL", jobs),
             ("DEAD_LETTER_QUEUE_URL", dead_letters),
         ];
-        Deployment::assemble(binary, sqs, &queues, settings).await
+        let (ghcr, ecr) = (Ghcr::start().await, Ecr::start().await);
+        Deployment::assemble(binary, ghcr, ecr, sqs, &queues, settings).await
     }
 
     async fn assemble(
         binary: &Path,
+        ghcr: Ghcr,
+        ecr: Ecr,
         sqs: Sqs,
         queues: &[(&str, String)],
         settings: &[(&str, &str)],
     ) -> Deployment {
-        let (ghcr, github) = (Ghcr::start().await, GitHub::start().await);
-        let (ecr, aws) = (Ecr::start().await, Aws::start().await);
+        let (github, aws) = (GitHub::start().await, Aws::start().await);
         github.put_organization("acme");
         ecr.create_repository("prod/api");
         aws.put_secret("ghcr-token", Ghcr::TOKEN);

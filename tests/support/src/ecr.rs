@@ -20,7 +20,7 @@ use hyper::http::request::Parts;
 use serde_json::json;
 
 use crate::function::{ACCOUNT, REGION};
-use crate::http::{self, Reply, RequestBody, Server, lock};
+use crate::http::{self, Certificate, Reply, RequestBody, Server, lock};
 use crate::image::{Blob, Image, StoredManifest};
 
 /// Blobs up to this size are kept whole.
@@ -100,6 +100,7 @@ struct State {
     denied: BTreeSet<String>,
     limits: limits::Limits,
     mounting: bool,
+    scheme: &'static str,
     upload_location: UploadLocation,
     sessions: Vec<uploads::Session>,
     tag_writes: Vec<TagWrite>,
@@ -111,14 +112,20 @@ impl Ecr {
 
     /// A registry without repositories.
     pub async fn start() -> Ecr {
+        Ecr::start_with(None).await
+    }
+
+    /// As [`Ecr::start`], over HTTPS with this certificate, or over HTTP without one.
+    pub async fn start_with(certificate: Option<&Certificate>) -> Ecr {
         let state = Arc::new(Mutex::new(State {
             password: Ecr::PASSWORD.to_owned(),
             ..State::default()
         }));
         let server = {
             let state = state.clone();
-            Server::start(move |request| answer(request, state.clone())).await
+            Server::start_with(certificate, move |request| answer(request, state.clone())).await
         };
+        lock(&state).scheme = server.scheme();
         Ecr { server, state }
     }
 

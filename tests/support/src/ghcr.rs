@@ -13,7 +13,9 @@ use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, RANGE};
 use hyper::{Method, Uri};
 use serde_json::json;
 
-use crate::http::{Reply, RequestBody, Server, json, lock, oci_error, query, reply, streamed};
+use crate::http::{
+    Certificate, Reply, RequestBody, Server, json, lock, oci_error, query, reply, streamed,
+};
 use crate::image::{Blob, Image, OCI_INDEX, OCI_MANIFEST, StoredManifest};
 
 /// The scope that GHCR's challenge names where there is no repository; good for `GET /v2/` alone.
@@ -48,6 +50,8 @@ struct State {
     realm: Option<String>,
     redirect: Option<String>,
     ignores_ranges: bool,
+    /// The registry's.
+    scheme: &'static str,
     storage_url: String,
 }
 
@@ -68,6 +72,11 @@ impl Ghcr {
 
     /// Starts both servers, with no repository.
     pub async fn start() -> Ghcr {
+        Ghcr::start_with(None).await
+    }
+
+    /// As [`Ghcr::start`], over HTTPS with this certificate, or over HTTP without one.
+    pub async fn start_with(certificate: Option<&Certificate>) -> Ghcr {
         let state = Arc::new(Mutex::new(State {
             repositories: BTreeMap::new(),
             accepted_tokens: BTreeSet::from([Ghcr::TOKEN.into()]),
@@ -78,21 +87,23 @@ impl Ghcr {
             realm: None,
             redirect: None,
             ignores_ranges: false,
+            scheme: "",
             storage_url: String::new(),
         }));
         let shared = state.clone();
-        let storage = Server::start(move |request| {
+        let storage = Server::start_with(certificate, move |request| {
             let answer = lock(&shared).storage(&request);
             async move { answer }
         })
         .await;
         lock(&state).storage_url = storage.url();
         let shared = state.clone();
-        let server = Server::start(move |request| {
+        let server = Server::start_with(certificate, move |request| {
             let answer = lock(&shared).registry(&request);
             async move { answer }
         })
         .await;
+        lock(&state).scheme = server.scheme();
         Ghcr {
             server,
             storage,
@@ -303,7 +314,7 @@ impl State {
         let realm = self
             .realm
             .clone()
-            .unwrap_or_else(|| format!("http://{}/token", host(headers)));
+            .unwrap_or_else(|| format!("{}://{}/token", self.scheme, host(headers)));
         let challenge = format!(
             r#"Bearer realm="{realm}",service="ghcr.io",scope="repository:{repository}:pull""#
         );

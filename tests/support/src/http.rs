@@ -9,9 +9,11 @@ pub(crate) mod client;
 mod fault;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use body::RequestBody;
 pub use fault::Fault;
+pub use tls::Certificate;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -29,9 +31,10 @@ use hyper::{Method, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 use body::Chunks;
-use fault::{Break, Socket, tamper};
+use fault::{Break, Connection, Socket, tamper};
 
 /// What a handler answers.
 pub type Reply = Response<BoxBody<Bytes, io::Error>>;
@@ -58,6 +61,7 @@ pub struct Server {
 
 struct Shared {
     address: SocketAddr,
+    tls: Option<TlsAcceptor>,
     log: Mutex<Vec<Arc<Entry>>>,
     faults: Mutex<Vec<Script>>,
     /// How many connections from now on are reset as soon as they are made.
@@ -93,11 +97,21 @@ impl Server {
         H: Fn(hyper::Request<RequestBody>) -> F + Send + Sync + 'static,
         F: Future<Output = Reply> + Send + 'static,
     {
+        Server::start_with(None, handler).await
+    }
+
+    /// As [`Server::start`], over HTTPS with this certificate, or over HTTP without one.
+    pub async fn start_with<H, F>(certificate: Option<&Certificate>, handler: H) -> Server
+    where
+        H: Fn(hyper::Request<RequestBody>) -> F + Send + Sync + 'static,
+        F: Future<Output = Reply> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a free port on the loopback interface");
         let shared = Arc::new(Shared {
             address: listener.local_addr().expect("the address just bound"),
+            tls: certificate.map(|certificate| certificate.acceptor.clone()),
             log: Mutex::default(),
             faults: Mutex::default(),
             refusals: AtomicU32::new(0),
@@ -109,9 +123,17 @@ impl Server {
         Server { shared }
     }
 
-    /// `http://127.0.0.1:<port>`, without a final slash.
+    /// `http://127.0.0.1:<port>`, or `https://…`, without a final slash.
     pub fn url(&self) -> String {
-        format!("http://{}", self.shared.address)
+        format!("{}://{}", self.scheme(), self.shared.address)
+    }
+
+    /// `http` or `https`.
+    pub fn scheme(&self) -> &'static str {
+        match self.shared.tls {
+            Some(_) => "https",
+            None => "http",
+        }
     }
 
     /// `127.0.0.1:<port>`.
@@ -297,25 +319,42 @@ where
         tokio::spawn(async move {
             // Small answers must not wait for the client's acknowledgement of earlier ones.
             let _ = stream.set_nodelay(true);
-            let connection = Arc::new(Break::default());
-            let socket = Socket {
-                stream: TokioIo::new(stream),
-                connection: connection.clone(),
-            };
-            let service = hyper::service::service_fn(|request| {
-                answer(
-                    request,
-                    shared.clone(),
-                    handler.as_ref(),
-                    connection.clone(),
-                )
-            });
-            // Clients go away and faults cut connections; both are what the tests are about.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(socket, service)
-                .await;
+            match shared.tls.clone() {
+                None => serve(stream, shared, handler).await,
+                Some(tls) => {
+                    // A client that does not trust the certificate goes away here.
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(stream, shared, handler).await;
+                    }
+                }
+            }
         });
     }
+}
+
+async fn serve<S, H, F>(stream: S, shared: Arc<Shared>, handler: Arc<H>)
+where
+    S: Connection,
+    H: Fn(hyper::Request<RequestBody>) -> F,
+    F: Future<Output = Reply>,
+{
+    let connection = Arc::new(Break::default());
+    let socket = Socket {
+        stream: TokioIo::new(stream),
+        connection: connection.clone(),
+    };
+    let service = hyper::service::service_fn(|request| {
+        answer(
+            request,
+            shared.clone(),
+            handler.as_ref(),
+            connection.clone(),
+        )
+    });
+    // Clients go away and faults cut connections; both are what the tests are about.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .serve_connection(socket, service)
+        .await;
 }
 
 /// Logs a request and answers it; an error cuts the connection.

@@ -75,9 +75,9 @@ pub(super) fn open(head: &Parts, name: &str, state: &mut State) -> Reply {
         .unwrap_or_default();
     let path = format!("/v2/{name}/blobs/uploads/{id}");
     let location = match state.upload_location {
-        UploadLocation::Absolute => format!("http://{host}{path}"),
+        UploadLocation::Absolute => format!("{}://{host}{path}", state.scheme),
         UploadLocation::Relative => path,
-        UploadLocation::WithQuery => format!("http://{host}{path}?_state={id}"),
+        UploadLocation::WithQuery => format!("{}://{host}{path}?_state={id}", state.scheme),
     };
     http::reply(
         202,

@@ -13,7 +13,9 @@ use hyper::Response;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
 use super::Reply;
 
@@ -195,21 +197,39 @@ impl Body for Tampered {
 
 /// A connection that fails at the first flush after its break is due. hyper flushes when it has handed all its
 /// buffered bytes to the kernel, so exactly what came before the cut reaches the client.
-pub(super) struct Socket {
-    pub(super) stream: TokioIo<TcpStream>,
+pub(super) struct Socket<S: Connection> {
+    pub(super) stream: TokioIo<S>,
     pub(super) connection: Arc<Break>,
 }
 
-impl Drop for Socket {
+/// A connection with TLS or without.
+pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin {
+    /// What lies below.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Connection for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Connection for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+impl<S: Connection> Drop for Socket<S> {
     fn drop(&mut self) {
         if self.connection.is_reset.load(Ordering::Relaxed) {
             // It may be reset already, from the other side.
-            let _ = self.stream.inner().set_zero_linger();
+            let _ = self.stream.inner().tcp().set_zero_linger();
         }
     }
 }
 
-impl hyper::rt::Read for Socket {
+impl<S: Connection> hyper::rt::Read for Socket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -219,7 +239,7 @@ impl hyper::rt::Read for Socket {
     }
 }
 
-impl hyper::rt::Write for Socket {
+impl<S: Connection> hyper::rt::Write for Socket<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
