@@ -1,7 +1,6 @@
 //! The real binary, started under a local Lambda Runtime API and invoked with whole events, between local servers that are as
 //! strict as GHCR and ECR are. One program, so that it is linked once.
 #![expect(
-    clippy::panic,
     clippy::expect_used,
     clippy::print_stdout,
     reason = "test code: a failure is a panic, and a figure is printed"

@@ -1,5 +1,6 @@
 //! One function among its servers, on which cases are played one after the other, and what must hold after each.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -259,24 +260,22 @@ impl Bench {
             "Basic ",
             "wJalrXUtnFEMI",
         ];
-        let (ghcr, ecr) = (self.server(Place::Ghcr), self.server(Place::Ecr));
-        let sent = |server: &Server| -> Vec<String> {
+        let sent = |server: &Server| -> BTreeSet<String> {
             let requests = server.requests().into_iter();
             requests
                 .filter_map(|mut request| request.headers.remove("authorization"))
                 .collect()
         };
-        let credential = |value: &String| value.split(' ').next_back().map(str::to_owned);
-        let (to_ghcr, to_ecr) = (sent(ghcr), sent(ecr));
-        let secrets = to_ghcr.iter().chain(&to_ecr).filter_map(credential);
-        let mut leaks: Vec<_> = fixed
-            .map(str::to_owned)
-            .into_iter()
-            .chain(secrets)
+        let to_ghcr = sent(self.server(Place::Ghcr));
+        let to_ecr = sent(self.server(Place::Ecr));
+        let credentials = to_ghcr.iter().chain(&to_ecr);
+        let mut leaks: Vec<_> = credentials
+            .filter_map(|value| value.split(' ').next_back())
+            .chain(fixed)
             .filter(|secret| printed.contains(secret))
             .map(|secret| format!("{secret} was printed: {printed}"))
             .collect();
-        if to_ghcr.iter().any(|value| to_ecr.contains(value)) {
+        if !to_ghcr.is_disjoint(&to_ecr) {
             leaks.push("one credential went to both registries".to_owned());
         }
         for (name, server) in [
