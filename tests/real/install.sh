@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what tests/real needs and this machine lacks: Python tools in .tools/venv (SAM and cargo-lambda among them) and
 # .tools/checkov-venv, Debian packages, a Docker engine. `install.sh python` stops after the first, which is enough to
-# build and deploy; `install.sh peers` installs nothing but what tests/bench runs. May run any number of times; when everything is there, it changes nothing. Runs as root or with sudo.
+# build and deploy; `install.sh peers` installs only the commands that tests/bench runs. May run any number of times; when
+# everything is there, it changes nothing. Runs as root or with sudo.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -40,17 +41,18 @@ install_packages() {
 command -v cargo >/dev/null ||
   fail "there is no cargo; install Rust as https://www.rust-lang.org/tools/install describes"
 
-# What lacks of the commands given, each as command:package.
-install_commands() {
-  local need missing=()
+# Adds to `missing` the packages of those commands, each given as command:package, that there are not.
+missing=()
+look_for() {
+  local need
   for need in "$@"; do
     command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
   done
-  [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 }
 
 if [ "${1-}" = peers ]; then
-  install_commands docker-registry:docker-registry skopeo:skopeo curl:curl openssl:openssl /usr/bin/time:time
+  look_for docker-registry:docker-registry skopeo:skopeo curl:curl openssl:openssl /usr/bin/time:time
+  [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
   exit 0
 fi
 
@@ -71,12 +73,7 @@ python_environment venv requirements.txt
 [ "${1-}" != python ] || exit 0
 python_environment checkov-venv checkov.txt
 
-# command:package
-missing=()
-for need in curl:curl docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap \
-  htpasswd:apache2-utils; do
-  command -v "${need%%:*}" >/dev/null || missing+=("${need##*:}")
-done
+look_for curl:curl docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap htpasswd:apache2-utils
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 docker version >/dev/null 2>&1 || command -v dockerd >/dev/null || missing+=(docker.io)
 [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"

@@ -13,7 +13,7 @@ use crate::contender::{self, CURL_GET, CURL_PUT, FUNCTION, SKOPEO};
 use crate::network;
 use crate::registry::Storage;
 use crate::results::Sample;
-use crate::stage::{Network, Setting, Stage};
+use crate::stage::{Network, Setting, Stage, Traffic};
 
 const MEBIBYTE: u64 = 1024 * 1024;
 
@@ -221,8 +221,8 @@ impl Bench {
             contender,
             variant: "",
             usage,
-            source: Default::default(),
-            destination: Default::default(),
+            source: Traffic::default(),
+            destination: Traffic::default(),
         };
         [
             Sample {

@@ -15,7 +15,7 @@
 //! | [`stage`] | two registries, and what lies before them |
 //! | [`registry`], [`certificates`] | a registry's process and storage; TLS for it |
 //! | [`network`], [`record`] | delay and bounded windows; the requests that pass |
-//! | [`results`] | samples and tables |
+//! | [`results`], [`waterfall`] | samples and tables; a picture of one copy's requests |
 
 mod bench;
 mod cases;
@@ -27,6 +27,7 @@ mod record;
 mod registry;
 mod results;
 mod stage;
+mod waterfall;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};

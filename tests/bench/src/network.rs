@@ -85,6 +85,7 @@ async fn accept(listener: TcpListener, registry: SocketAddr, path: Path, record:
     for number in 0.. {
         let (client, _) = listener.accept().await.expect("accept a connection");
         let record = record.clone();
+        record.connects(number);
         connections.spawn(async move {
             // A connection that breaks ends for both, which is all that there is to do about it.
             let _ = carry(client, registry, path, record, number).await;

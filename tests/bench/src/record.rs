@@ -3,7 +3,8 @@
 //! No HTTP is parsed beyond first lines: clients here send a request only when the one before it on the same connection has been
 //! answered, so each begins with a read of its own.
 
-use std::sync::{Arc, Mutex};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::time::Instant;
 
@@ -18,6 +19,8 @@ pub struct Request {
     pub method: String,
     /// Path and query.
     pub path: String,
+    /// When the client began to connect, if a connection was made for this request; otherwise `begin`.
+    pub connect: Instant,
     /// When the client sent its first byte.
     pub begin: Instant,
     /// When the client had the last byte of the answer; `begin` if there is none.
@@ -32,9 +35,16 @@ pub struct Request {
 #[derive(Clone, Default)]
 pub struct Record {
     requests: Arc<Mutex<Vec<Request>>>,
+    /// When connections were asked for that no request has used yet.
+    opened: Arc<Mutex<HashMap<usize, Instant>>>,
 }
 
 impl Record {
+    /// A client begins to connect.
+    pub fn connects(&self, connection: usize) {
+        self.opened().insert(connection, Instant::now());
+    }
+
     /// Bytes that a client has sent.
     pub fn sent(&self, connection: usize, bytes: &[u8]) {
         let now = Instant::now();
@@ -44,6 +54,7 @@ impl Record {
                 connection,
                 method,
                 path,
+                connect: self.opened().remove(&connection).unwrap_or(now),
                 begin: now,
                 end: now,
                 sent_bytes: 0,
@@ -67,6 +78,10 @@ impl Record {
     /// In the order in which they began.
     pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().expect("no holder panics").clone()
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashMap<usize, Instant>> {
+        self.opened.lock().expect("no holder panics")
     }
 }
 
@@ -94,6 +109,7 @@ mod tests {
     fn bytes_belong_to_the_latest_request_of_their_connection() {
         let record = Record::default();
         let head = b"PUT /v2/acme/api/blobs/uploads/1?digest=sha256:00 HTTP/1.1\r\nhost: a\r\n\r\n";
+        record.connects(0);
         record.sent(0, head);
         record.sent(1, b"GET /v2/ HTTP/1.1\r\n\r\n");
         record.sent(0, b"GET is how this body begins");
@@ -111,7 +127,8 @@ mod tests {
             (put.sent_bytes, put.received_bytes),
             (head.len() as u64 + 27, 24)
         );
-        assert!(put.end > put.begin);
+        assert!(put.connect < put.begin && put.begin < put.end);
+        assert_eq!(requests[2].connect, requests[2].begin, "used before");
         assert_eq!(requests[1].end, requests[1].begin, "no answer yet");
     }
 
