@@ -10,7 +10,7 @@
 //! | module | responsibility |
 //! |---|---|
 //! | [`cases`] | the cases, each with what it should come to |
-//! | [`bench`] | how a case is measured |
+//! | [`mod@bench`] | how a case is measured |
 //! | [`contender`], [`command`] | who is measured, and what a command costs |
 //! | [`stage`] | two registries, and what lies before them |
 //! | [`registry`], [`certificates`] | a registry's process and storage; TLS for it |
@@ -109,7 +109,8 @@ async fn run(arguments: Arguments) {
     let bench = Bench::start(binary, rounds).await;
     let directory = PathBuf::from("target/bench");
     std::fs::create_dir_all(&directory).expect("create target/bench");
-    let mut text = format!("# Measurements\n\n{}\n", surroundings(rounds));
+    let surroundings = surroundings(rounds);
+    let mut text = format!("# Measurements\n\n{surroundings}\n");
     println!("{text}");
     let mut raw = Map::new();
     for (name, title) in cases {
@@ -122,7 +123,7 @@ async fn run(arguments: Arguments) {
         text += &format!("\n{section}");
         raw.insert(name.to_owned(), outcome.json());
         std::fs::write(directory.join("results.md"), &text).expect("write the tables");
-        let json = json!({"rounds": rounds, "cases": raw});
+        let json = json!({"surroundings": surroundings, "cases": raw});
         std::fs::write(directory.join("results.json"), format!("{json:#}\n"))
             .expect("write the samples");
     }
@@ -143,8 +144,8 @@ fn surroundings(rounds: usize) -> String {
         line.lines().next().unwrap_or(program).to_owned()
     });
     format!(
-        "{cpus} processors ({model}); {}. {rounds} rounds in turns: the median, and least to most. Wall seconds; processor seconds, \
-         user and system; requests leave those aside that only ask for authorization, which stand behind the `+`.",
+        "{cpus} processors ({model}); {}. Rounds, in turns: {rounds}; given are the median, and least to most. Processor seconds are user and \
+         system together; requests leave those aside that only ask for authorization, which stand behind the `+`.",
         versions.join("; ")
     )
 }

@@ -161,7 +161,7 @@ impl Outcome {
             let name = [ours, "over", theirs, variant].join(" ");
             let _ = writeln!(
                 text,
-                "\n{}: wall {:.3} (median of the rounds' own ratios {:.3}), processor {:.3} ({:.3}), memory {:.3}\n",
+                "\n{}: wall {:.3} (median of the rounds' own ratios {:.3}), processor {:.3} ({:.3}), memory {:.3}",
                 name.trim(),
                 self.ratio(variant, contenders, Outcome::wall),
                 self.ratio_by_round(variant, contenders, Outcome::wall),
