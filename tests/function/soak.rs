@@ -21,6 +21,10 @@ const INVOCATIONS: usize = 500;
 /// kilobytes, would already need it all; where nothing is left behind, the allocator alone makes it go up and down by less.
 const MEMORY_GROWTH_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
 
+/// How many more connections may stay open, idle, than after the warm-up: as many as were in flight at once in between, of which
+/// the busiest copies have a few more than others. The rarest kind of step comes more often than that.
+const OPEN_FILES_VARIATION: usize = 8;
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     New,
@@ -49,8 +53,8 @@ const STEPS: [(Step, u64); 15] = [
     (Step::MissingTag, 8),
     (Step::Damaged, 10),
     (Step::Denied, 8),
-    (Step::BrokenOff, 2),
-    (Step::ServerError, 2),
+    (Step::BrokenOff, 3),
+    (Step::ServerError, 3),
     (Step::CutShort, 3),
     (Step::Ignored, 6),
     (Step::BadSignature, 6),
@@ -300,5 +304,6 @@ async fn five_hundred_invocations_leave_nothing_behind() {
     let growth = end.memory_bytes.saturating_sub(warm.memory_bytes);
     assert!(growth < MEMORY_GROWTH_LIMIT_BYTES, "{growth} bytes");
     assert!(end.threads <= warm.threads, "{end:?}");
-    assert!(end.open_files <= warm.open_files + 4, "{end:?}");
+    let open_files = warm.open_files + OPEN_FILES_VARIATION;
+    assert!(end.open_files <= open_files, "{end:?} after {warm:?}");
 }

@@ -7,7 +7,7 @@
 //!
 //! | module | what it stands for |
 //! |---|---|
-//! | [`http`] | what all servers share: a request log and scripted faults |
+//! | [`http`] | what all servers share: a request log, scripted faults and HTTPS |
 //! | [`image`] | images in memory: manifests byte for byte, blobs of any size generated while they are read |
 //! | [`ghcr`] | GitHub Container Registry and the storage host that it redirects to |
 //! | [`ecr`] | Amazon ECR's registry API |
