@@ -10,10 +10,14 @@ use std::time::Duration;
 
 use bench::{Bench, Case, PATIENCE, Played, Spot};
 use expectation::{Operation, troubles};
+use tokio::sync::Semaphore;
 
 /// Functions at work at the same time. Nearly all of the time is spent in waiting: between tries, and for silent peers, for which
 /// there is a function for each request.
 const WORKERS: usize = 56;
+
+/// Functions that start at the same time: a start is processor time alone, and many at once take long enough to meet time-outs.
+const STARTS: usize = 4;
 
 /// The function gives up on a silent peer after 30 s, and needs time to copy then.
 const SILENCE_DEADLINE: Duration = Duration::from_secs(50);
@@ -71,11 +75,14 @@ fn cases(spots: &[Spot]) -> Vec<Case> {
 /// Plays all cases, and returns them in the order of their numbers.
 async fn play(cases: Vec<Case>) -> Vec<Played> {
     let waiting = Arc::new(Mutex::new(cases.into_iter()));
+    let starts = Arc::new(Semaphore::new(STARTS));
     let workers: Vec<_> = (0..WORKERS)
         .map(|_| {
-            let waiting = waiting.clone();
+            let (waiting, starts) = (waiting.clone(), starts.clone());
             tokio::spawn(async move {
+                let turn = starts.acquire().await.expect("it is never closed");
                 let mut bench = Bench::start().await;
+                drop(turn);
                 let mut played = Vec::new();
                 let next = || waiting.lock().expect("no worker panics here").next();
                 while let Some(case) = next() {
