@@ -176,45 +176,44 @@ fn is_component(text: &str) -> bool {
             .all(|run| matches!(run, b"" | b"." | b"_" | b"__") || run.iter().all(|&b| b == b'-'))
 }
 
-/// Reads `host/repository`, `host/repository:tag`, `host/repository@digest` or both, checked by the grammars above.
+/// Reads `host/repository:tag`, `host/repository@digest` or both, checked by the grammars above.
 ///
-/// `oci_client::Reference` does the splitting; its own check of the tag lets letters of other alphabets pass, so the parts are
-/// checked once more.
+/// It is split by hand: `oci_client::Reference` would compile a regular expression with tables for all of Unicode, which takes
+/// 18 MiB and, in a small function, most of the time of a copy that has nothing to do; and it lets tags with letters of other
+/// alphabets pass.
 ///
 /// # Errors
 /// Says what is wrong.
 pub fn parse_source(text: &str) -> Result<Reference, String> {
-    let named_registry = text
+    let (host, rest) = text
         .split_once('/')
-        .is_some_and(|(host, _)| host.contains('.') || host.contains(':') || host == "localhost");
-    if !named_registry {
-        return Err(format!(
-            "{text:?} names no registry: write `ghcr.io/owner/name:tag`"
-        ));
-    }
-    let explicit = text.contains('@')
-        || text
-            .rsplit('/')
-            .next()
-            .is_some_and(|last| last.contains(':'));
-    if !explicit {
-        return Err(format!(
-            "{text:?} has neither a tag nor a digest: write `ghcr.io/owner/name:tag`"
-        ));
-    }
-    let reference = Reference::try_from(text).map_err(|error| format!("{text:?}: {error}"))?;
-    if !is_repository(reference.repository()) {
+        .filter(|(host, _)| host.contains(['.', ':']) || *host == "localhost")
+        .ok_or_else(|| format!("{text:?} names no registry: write `ghcr.io/owner/name:tag`"))?;
+    let (rest, digest) = match rest.split_once('@') {
+        Some((rest, digest)) => (rest, Some(Digest::parse(digest)?.to_string())),
+        None => (rest, None),
+    };
+    let (repository, tag) = match rest.split_once(':') {
+        Some((repository, tag)) => (repository, Some(tag.to_owned())),
+        None => (rest, None),
+    };
+    if !is_repository(repository) {
         return Err(format!("{text:?}: not a valid repository name"));
     }
-    if let Some(tag) = reference.tag()
-        && !is_tag(tag)
-    {
+    if !tag.as_deref().is_none_or(is_tag) {
         return Err(format!("{text:?}: not a valid tag"));
     }
-    if let Some(digest) = reference.digest() {
-        Digest::parse(digest)?;
+    let (host, repository) = (host.to_owned(), repository.to_owned());
+    match (tag, digest) {
+        (Some(tag), Some(digest)) => Ok(Reference::with_tag_and_digest(
+            host, repository, tag, digest,
+        )),
+        (Some(tag), None) => Ok(Reference::with_tag(host, repository, tag)),
+        (None, Some(digest)) => Ok(Reference::with_digest(host, repository, digest)),
+        (None, None) => Err(format!(
+            "{text:?} has neither a tag nor a digest: write `ghcr.io/owner/name:tag`"
+        )),
     }
-    Ok(reference)
 }
 
 /// The same image at another registry host.

@@ -298,12 +298,13 @@ impl Repository {
             }
             (url, response) = self.redirected(&response, &url, &place, get).await?;
         }
-        if redirects > 0 && response.status() == StatusCode::FORBIDDEN {
+        let status = response.status();
+        if redirects > 0 && matches!(status.as_u16(), 401 | 403) {
             // The signed URL has run out; a fresh read gets a fresh one.
-            let detail = "403 from the storage behind the registry".to_owned();
+            let detail = format!("{status} from the storage behind the registry");
             return Err(place.error(Kind::Transient, detail));
         }
-        let (to_skip, expected) = match response.status() {
+        let (to_skip, expected) = match status {
             StatusCode::OK => (offset, *size),
             StatusCode::PARTIAL_CONTENT if offset > 0 => (0, size - offset),
             _ => return Err(refusal::of(response, &place).await),
@@ -336,7 +337,7 @@ impl Repository {
             return Err(refusal::of(response, &place).await);
         }
         let mut session = location(&response, &url)
-            .ok_or_else(|| place.error(Kind::Invalid, "no upload location".to_owned()))?;
+            .ok_or_else(|| place.error(Kind::Transient, "no upload location".to_owned()))?;
         if session.origin() != self.endpoint.url().origin() {
             return Err(place.error(
                 Kind::Invalid,

@@ -85,7 +85,8 @@ impl Transfer<'_> {
     async fn blob<'b>(&self, blob: &'b Descriptor) -> Result<Option<&'b Digest>> {
         let Descriptor { digest, size, .. } = blob;
         let repository = self.destination.reference(digest.as_str());
-        let upload = copy_blob(blob, self.source, self.destination);
+        // Boxed, as it is large, and one of many.
+        let upload = Box::pin(copy_blob(blob, self.source, self.destination));
         let carried = self.limits.carry(&repository, *size, upload).await?;
         tracing::debug!(%digest, bytes = size, ?carried, "blob");
         match carried {

@@ -106,7 +106,7 @@ impl Authorization {
         if header.as_ref().map(Option::as_ref) == Some(refused) {
             *header = None;
         }
-        !self.is_preemptive && refused.is_some()
+        !self.is_preemptive
     }
 
     async fn ask(

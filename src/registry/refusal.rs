@@ -120,6 +120,8 @@ fn kind(place: &Place<'_>, status: StatusCode, code: &str, message: &str) -> Kin
         return Kind::Immutable;
     }
     match status.as_u16() {
+        // A success of something else than was asked for: the page of a proxy, say.
+        200..=299 => Kind::Transient,
         // GHCR's "You have exceeded a secondary rate limit" is a 403 too.
         403 if message.contains("rate limit") => Kind::Transient,
         401 | 403 => Kind::Denied,

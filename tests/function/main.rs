@@ -2,6 +2,7 @@
 //! strict as GHCR and ECR are. One program, so that it is linked once.
 #![expect(
     clippy::expect_used,
+    clippy::panic,
     clippy::print_stdout,
     reason = "test code: a failure is a panic, and a figure is printed"
 )]
