@@ -226,8 +226,10 @@ pub(super) fn once(class: Class, operation: Operation) -> &'static [&'static str
         // A commit may take two minutes, and so much the invocation does not have.
         (Silent, PutBlob) => &["copied", "Deadline"],
         (Broken | Body(_) | Silent | Stalled | Busy | Throttled, _) => COPIED,
-        // A bearer token that has run out is replaced.
-        (Unauthorized, Ping | GetTag | GetManifest | GetBlob) => COPIED,
+        // A bearer token that has run out is replaced, once: each copy here begins with such a one, and two refusals of one request
+        // are believed.
+        (Unauthorized, GetTag) | (Page, Ping) => &["copied", "Denied"],
+        (Unauthorized, Ping | GetManifest | GetBlob) => COPIED,
         (Unauthorized, GetStorage) => &["copied", "Denied"],
         // A signed URL that has run out is replaced.
         (Forbidden | Expired, GetStorage) => COPIED,
