@@ -2,7 +2,7 @@
 
 use support::http::{Certificate, Server, reply};
 
-use crate::scenario::{REPOSITORY, Scenario, small_image};
+use crate::scenario::{Image, REPOSITORY, Scenario, layers, small_image};
 
 /// Both registries over HTTPS with a certificate that the function trusts, and a small image under `1`.
 async fn trusted() -> (Scenario, Certificate) {
@@ -26,6 +26,23 @@ async fn a_copy_goes_over_https_on_both_sides() {
     assert_eq!(scenario.copy("1").await["outcome"], "current");
     scenario.assert_stored("over https", "1", &small_image());
     assert!(!scenario.ghcr.storage.requests().is_empty());
+}
+
+/// A handshake costs two round trips, and more processor time than a whole look at an image that is up to date.
+#[tokio::test]
+async fn connections_and_sessions_are_used_again() {
+    let (scenario, _certificate) = trusted().await;
+    assert_eq!(scenario.copy("1").await["outcome"], "copied");
+    let ecr = &scenario.ecr.server;
+    assert!(ecr.connections() > 1 && ecr.resumed_sessions() > 0);
+    let servers = [&scenario.ghcr.server, &scenario.ghcr.storage, ecr];
+    let connections = || servers.map(Server::connections);
+    let before = connections();
+    assert_eq!(scenario.copy("1").await["outcome"], "current");
+    assert_eq!(connections(), before);
+    scenario.push(REPOSITORY, "2", &Image::single(&layers()));
+    assert_eq!(scenario.copy("2").await["outcome"], "copied");
+    assert_eq!(connections(), before, "nor does another image need one");
 }
 
 #[tokio::test]

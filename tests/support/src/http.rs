@@ -32,6 +32,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::HandshakeKind;
 
 use body::Chunks;
 use fault::{Break, Connection, Socket, tamper};
@@ -67,6 +68,8 @@ struct Shared {
     /// How many connections from now on are reset as soon as they are made.
     refusals: AtomicU32,
     request_body_bytes: AtomicU64,
+    connections: AtomicU64,
+    resumed_sessions: AtomicU64,
     /// Changes whenever a request arrives.
     arrivals: watch::Sender<()>,
     /// Changes whenever held requests are let go.
@@ -116,6 +119,8 @@ impl Server {
             faults: Mutex::default(),
             refusals: AtomicU32::new(0),
             request_body_bytes: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            resumed_sessions: AtomicU64::new(0),
             arrivals: watch::Sender::new(()),
             releases: watch::Sender::new(()),
         });
@@ -210,6 +215,16 @@ impl Server {
                 .await
                 .expect("the sender lives as long as this server");
         }
+    }
+
+    /// Connections accepted since the start.
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+
+    /// How many of them went on with a TLS session of an earlier one.
+    pub fn resumed_sessions(&self) -> u64 {
+        self.shared.resumed_sessions.load(Ordering::Relaxed)
     }
 
     /// Bytes of request bodies received since the start, whatever became of them.
@@ -315,6 +330,7 @@ where
             let _ = stream.set_zero_linger();
             continue;
         }
+        shared.connections.fetch_add(1, Ordering::Relaxed);
         let (shared, handler) = (shared.clone(), handler.clone());
         tokio::spawn(async move {
             // Small answers must not wait for the client's acknowledgement of earlier ones.
@@ -324,6 +340,9 @@ where
                 Some(tls) => {
                     // A client that does not trust the certificate goes away here.
                     if let Ok(stream) = tls.accept(stream).await {
+                        if stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+                            shared.resumed_sessions.fetch_add(1, Ordering::Relaxed);
+                        }
                         serve(stream, shared, handler).await;
                     }
                 }
