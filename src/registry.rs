@@ -19,35 +19,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
 use oci_client::Reference;
-use reqwest::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, RANGE,
-};
-use reqwest::{Body, Client, RequestBuilder, Response, StatusCode};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 use url::Url;
 
 pub use self::authorization::Credential;
 use self::authorization::{Authorization, join};
-pub use self::blob::BlobReader;
-use self::blob::{Flow, Watched};
+pub use self::blob::{BlobReader, Upload};
 use self::refusal::Place;
 
 use crate::budget::{Action, Budget};
 use crate::error::{Error, Kind, Operation, Result, Side};
 use crate::job::Endpoint;
 use crate::link::next_page;
-use crate::manifest::{Descriptor, Digest, MANIFEST_LIMIT, MANIFEST_MEDIA_TYPES, Manifest};
+use crate::manifest::{Digest, MANIFEST_LIMIT, MANIFEST_MEDIA_TYPES, Manifest};
 
 /// How long a request without a streamed body may take, and how long a streamed one may stand still.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A commit of many gigabytes is checked by the destination before it answers.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// GHCR redirects a blob once; a few more are followed, a loop is not.
-const REDIRECT_LIMIT: usize = 5;
 
 /// The most bytes that a page of tags may have: a thousand of the longest are 131,000.
 const TAG_PAGE_LIMIT: usize = 4 * 1024 * 1024;
@@ -86,11 +76,6 @@ pub struct Repository {
     authorization: Arc<Authorization>,
     budget: Option<Arc<Budget>>,
     requests: Arc<AtomicU64>,
-}
-
-/// An upload session, good for one attempt. (distribution-spec v1.1, "POST then PUT")
-pub struct Upload {
-    url: Url,
 }
 
 impl Repository {
@@ -258,138 +243,6 @@ impl Repository {
         Ok(manifest)
     }
 
-    /// Whether the blob is in this repository. One HEAD request.
-    pub async fn has_blob(&self, digest: &Digest) -> Result<bool> {
-        let suffix = suffix(digest.as_str());
-        let place = self.place(Operation::HasBlob, &suffix);
-        let url = self.url(&format!("blobs/{digest}"))?;
-        let response = self.send(&place, || self.http.head(url.clone())).await?;
-        match response.status() {
-            StatusCode::NOT_FOUND => Ok(false),
-            // A registry that keeps blobs elsewhere redirects to what it has.
-            status if status.is_success() || status.is_redirection() => Ok(true),
-            _ => Err(refusal::of(response, &place).await),
-        }
-    }
-
-    /// Begins to read a blob, from byte `offset` on. Redirects are followed without the credential, only to places that are as public
-    /// as the registry, and only to https unless the registry itself was configured as http.
-    ///
-    /// What is wanted of a blob that is read on is a closed range, as some registries refuse an open one (anchore/stereoscope#695);
-    /// from one that does not know ranges, the bytes before are read again and dropped.
-    pub async fn fetch_blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobReader> {
-        let Descriptor { digest, size, .. } = descriptor;
-        let suffix = suffix(digest.as_str());
-        let place = self.place(Operation::FetchBlob, &suffix);
-        let get = |url: &Url| match offset {
-            0 => self.http.get(url.clone()),
-            _ => {
-                let range = format!("bytes={offset}-{}", size.saturating_sub(1));
-                self.http.get(url.clone()).header(RANGE, range)
-            }
-        };
-        let mut url = self.url(&format!("blobs/{digest}"))?;
-        let mut response = self.send_streaming(&place, || get(&url)).await?;
-        let mut redirects = 0;
-        while response.status().is_redirection() {
-            redirects += 1;
-            if redirects > REDIRECT_LIMIT {
-                return Err(place.error(Kind::Invalid, "redirected without end".to_owned()));
-            }
-            (url, response) = self.redirected(&response, &url, &place, get).await?;
-        }
-        let status = response.status();
-        if redirects > 0 && matches!(status.as_u16(), 401 | 403) {
-            // The signed URL has run out; a fresh read gets a fresh one.
-            let detail = format!("{status} from the storage behind the registry");
-            return Err(place.error(Kind::Transient, detail));
-        }
-        let (to_skip, expected) = match status {
-            StatusCode::OK => (offset, *size),
-            StatusCode::PARTIAL_CONTENT if offset > 0 => (0, size - offset),
-            _ => return Err(refusal::of(response, &place).await),
-        };
-        match response.content_length() {
-            Some(length) if length != expected => Err(place.content(format!(
-                "the blob has {} bytes instead of {size}",
-                (size - expected).saturating_add(length)
-            ))),
-            _ => Ok(BlobReader::new(
-                response,
-                place.reference(),
-                to_skip,
-                size - offset,
-            )),
-        }
-    }
-
-    /// Opens an upload session. One POST request.
-    pub async fn start_upload(&self, digest: &Digest) -> Result<Upload> {
-        let suffix = suffix(digest.as_str());
-        let place = self.place(Operation::StartUpload, &suffix);
-        let url = self.url("blobs/uploads/")?;
-        let response = self
-            .send(&place, || {
-                self.http.post(url.clone()).header(CONTENT_LENGTH, 0)
-            })
-            .await?;
-        if !response.status().is_success() {
-            return Err(refusal::of(response, &place).await);
-        }
-        let mut session = location(&response, &url)
-            .ok_or_else(|| place.error(Kind::Transient, "no upload location".to_owned()))?;
-        if session.origin() != self.endpoint.url().origin() {
-            return Err(place.error(
-                Kind::Invalid,
-                "the upload location is on another host, where the credential does not belong"
-                    .to_owned(),
-            ));
-        }
-        session
-            .query_pairs_mut()
-            .append_pair("digest", digest.as_str());
-        Ok(Upload { url: session })
-    }
-
-    /// Sends a whole blob into an upload session, which commits it: one PUT request with the length known beforehand.
-    ///
-    /// The destination checks the digest. ECR's PATCH is not used, as it departs from the specification (stale `Range`, 201 for 202;
-    /// aws/containers-roadmap#2831).
-    ///
-    /// # Errors
-    /// An error of `bytes` shows as a broken upload: who makes them knows better.
-    pub async fn finish_upload(
-        &self,
-        upload: Upload,
-        descriptor: &Descriptor,
-        bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
-    ) -> Result<()> {
-        let Descriptor { digest, size, .. } = descriptor;
-        let suffix = suffix(digest.as_str());
-        let place = self.place(Operation::PushBlob, &suffix);
-        let flow = Arc::new(Flow::default());
-        let watched = Watched {
-            bytes: bytes.boxed(),
-            flow: flow.clone(),
-        };
-        let header = self.admission(&place).await?;
-        let request = self
-            .authorized(self.http.put(upload.url), header)
-            .header(CONTENT_TYPE, "application/octet-stream")
-            .header(CONTENT_LENGTH, *size)
-            .body(Body::wrap_stream(watched));
-        let response = self.counted(&place, request);
-        let response = match flow.unless_stalled(*size, response).await {
-            Some(result) => result?,
-            None => return Err(place.error(Kind::Transient, "the upload stood still".to_owned())),
-        };
-        // The specification says 201; 202 is what some registries answer.
-        match response.status() {
-            StatusCode::CREATED | StatusCode::ACCEPTED => Ok(()),
-            _ => Err(refusal::of(response, &place).await),
-        }
-    }
-
     /// Writes a manifest, byte for byte, under a tag or under its own digest. One PUT request.
     pub async fn push_manifest(&self, manifest: &Manifest, tag: Option<&str>) -> Result<()> {
         let tag_or_digest = tag.unwrap_or(manifest.digest.as_str());
@@ -495,35 +348,6 @@ impl Repository {
         }
         Ok(response)
     }
-
-    /// Follows a redirect.
-    async fn redirected(
-        &self,
-        response: &Response,
-        from: &Url,
-        place: &Place<'_>,
-        get: impl Fn(&Url) -> RequestBuilder,
-    ) -> Result<(Url, Response)> {
-        let refused = |what: &str| {
-            let detail = format!("redirected to {what}, which is not followed");
-            place.error(Kind::Invalid, detail)
-        };
-        let is_http_fine = self.endpoint.is_plain_http();
-        let url = location(response, from)
-            .filter(|url| url.scheme() == "https" || (url.scheme() == "http" && is_http_fine))
-            .ok_or_else(|| refused("nowhere, or to a place without https"))?;
-        let address = |response: &Response| response.remote_addr().map(|address| address.ip());
-        let own = address(response);
-        let elsewhere = "an address that is less public than the registry's own";
-        if !redirect::may_lead(own, &url) {
-            return Err(refused(elsewhere));
-        }
-        let response = self.respond(place, get(&url)).await?;
-        match redirect::may_answer(own, address(&response)) {
-            true => Ok((url, response)),
-            false => Err(refused(elsewhere)),
-        }
-    }
 }
 
 /// What ECR counts a request as. (Amazon ECR API reference; the registry endpoint is a front for it)
@@ -553,10 +377,4 @@ fn suffix(tag_or_digest: &str) -> String {
 fn content_digest(headers: &HeaderMap) -> Option<Digest> {
     let value = headers.get("docker-content-digest")?;
     Digest::parse(value.to_str().ok()?).ok()
-}
-
-/// The `Location` of a response, which may be relative.
-fn location(response: &Response, base: &Url) -> Option<Url> {
-    let value = response.headers().get(LOCATION)?.to_str().ok()?;
-    base.join(value).ok()
 }
