@@ -2,17 +2,17 @@
 
 use url::Url;
 
+use crate::endpoint::{Endpoint, Hosts};
 use crate::error::{Error, Result};
-use crate::job::Endpoint;
-use crate::rules::{Registries, Rules};
+use crate::rules::Rules;
 
 /// The settings, checked.
 #[derive(Debug)]
 pub struct Settings {
     /// `RULES`: what may be copied, and where to.
-    pub rules: Rules,
-    /// How a registry host in a destination is told from a repository name.
-    pub registries: Registries,
+    pub rules: RulesSetting,
+    /// The registry hosts that may be written in rules and events.
+    pub hosts: Hosts,
     /// `GHCR_TOKEN_SECRET_ID`: without it GHCR is read anonymously.
     pub ghcr_token_secret_id: Option<String>,
     /// `WEBHOOK_SECRET_ID`: without it every HTTP request is refused.
@@ -21,7 +21,7 @@ pub struct Settings {
     pub source_registry: Endpoint,
     /// `DESTINATION_REGISTRY`: without it the caller's own ECR.
     pub destination_registry: Option<Endpoint>,
-    /// `JOB_QUEUE_URL`: the FIFO queue that takes the jobs of webhooks and schedules; without it they are done at once.
+    /// `JOB_QUEUE_URL`: the FIFO queue for the jobs of webhooks, buses and schedules; without it they are done at once.
     pub job_queue_url: Option<String>,
     /// `DEAD_LETTER_QUEUE_URL`: where a job that can never succeed is moved at once.
     pub dead_letter_queue_url: Option<String>,
@@ -33,10 +33,13 @@ pub struct Settings {
     pub blob_concurrency: usize,
 }
 
-/// The name of the Systems Manager parameter that holds the rules, if `RULES` is `ssm:<name>`. Lambda allows 4 KB of environment
-/// in all; a parameter may have 8.
-pub fn rules_parameter(rules: Option<&str>) -> Option<&str> {
-    rules?.trim().strip_prefix("ssm:").map(str::trim)
+/// Where the rules are.
+#[derive(Debug)]
+pub enum RulesSetting {
+    /// In the setting itself.
+    Written(Rules),
+    /// In the secret with this id, as Lambda allows 4 KB of environment in all, and a secret may have 64.
+    Secret(String),
 }
 
 impl Settings {
@@ -61,18 +64,22 @@ impl Settings {
             None => Endpoint::parse("https://ghcr.io").map_err(Error::Internal)?,
         };
         let destination_registry = endpoint("DESTINATION_REGISTRY")?;
-        let registries = Registries {
-            configured: destination_registry.as_ref().map(Endpoint::host),
+        let hosts = Hosts {
+            source: source_registry.host(),
+            destination: destination_registry.as_ref().map(Endpoint::host),
         };
         Ok(Settings {
-            rules: rules(lookup("RULES"), &registries)?,
-            registries,
+            rules: rules(lookup("RULES"), &hosts)?,
+            hosts,
             ghcr_token_secret_id: lookup("GHCR_TOKEN_SECRET_ID"),
             webhook_secret_id: lookup("WEBHOOK_SECRET_ID"),
             source_registry,
             destination_registry,
-            job_queue_url: lookup("JOB_QUEUE_URL"),
-            dead_letter_queue_url: lookup("DEAD_LETTER_QUEUE_URL"),
+            job_queue_url: queue_url("JOB_QUEUE_URL", lookup("JOB_QUEUE_URL"))?,
+            dead_letter_queue_url: queue_url(
+                "DEAD_LETTER_QUEUE_URL",
+                lookup("DEAD_LETTER_QUEUE_URL"),
+            )?,
             github_api_url: github_api_url(lookup("GITHUB_API_URL"))?,
             event_sources: event_sources(lookup("EVENT_SOURCES")),
             blob_concurrency: blob_concurrency(lookup("BLOB_CONCURRENCY"))?,
@@ -80,7 +87,7 @@ impl Settings {
     }
 }
 
-fn rules(value: Option<String>, registries: &Registries) -> Result<Rules> {
+fn rules(value: Option<String>, hosts: &Hosts) -> Result<RulesSetting> {
     let setting = |value: &str, reason: String| Error::Setting {
         name: "RULES",
         value: value.to_owned(),
@@ -93,7 +100,32 @@ fn rules(value: Option<String>, registries: &Registries) -> Result<Rules> {
                 .to_owned(),
         )
     })?;
-    Rules::parse(&value, registries).map_err(|reason| setting(&value, reason))
+    match value.trim().strip_prefix("secret:").map(str::trim) {
+        Some("") => Err(setting(
+            &value,
+            "expected the id of a secret after `secret:`".to_owned(),
+        )),
+        Some(id) => Ok(RulesSetting::Secret(id.to_owned())),
+        None => Rules::parse(&value, hosts)
+            .map(RulesSetting::Written)
+            .map_err(|reason| setting(&value, reason)),
+    }
+}
+
+/// SQS is called by a queue's URL, and answers nothing useful to its ARN.
+fn queue_url(name: &'static str, value: Option<String>) -> Result<Option<String>> {
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    let url = Url::parse(value.trim()).ok();
+    match url.filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host()) {
+        Some(_) => Ok(Some(value.trim().to_owned())),
+        None => Err(Error::Setting {
+            name,
+            value,
+            reason: "expected the URL of a queue, such as https://sqs.eu-west-3.amazonaws.com/123456789012/jobs.fifo".to_owned(),
+        }),
+    }
 }
 
 /// The token goes there, so only https will do, or what a person wrote as http.
@@ -104,7 +136,7 @@ fn github_api_url(value: Option<String>) -> Result<Url> {
         .ok_or(Error::Setting {
             name: "GITHUB_API_URL",
             value,
-            reason: "a URL such as https://api.github.com is wanted".to_owned(),
+            reason: "expected a URL such as https://api.github.com".to_owned(),
         })
 }
 
@@ -128,7 +160,7 @@ fn blob_concurrency(value: Option<String>) -> Result<usize> {
         _ => Err(Error::Setting {
             name: "BLOB_CONCURRENCY",
             value,
-            reason: "a whole number from 1 to 64 is wanted".to_owned(),
+            reason: "expected a whole number from 1 to 64".to_owned(),
         }),
     }
 }
@@ -165,6 +197,12 @@ mod tests {
             ("BLOB_CONCURRENCY", "0"),
             ("BLOB_CONCURRENCY", "six"),
             ("GITHUB_API_URL", "api.github.com"),
+            (
+                "JOB_QUEUE_URL",
+                "arn:aws:sqs:eu-west-3:123456789012:jobs.fifo",
+            ),
+            ("DEAD_LETTER_QUEUE_URL", "jobs.fifo"),
+            ("RULES", "secret:"),
         ];
         for (name, value) in cases {
             let mut settings = vec![(name, value)];

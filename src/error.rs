@@ -1,19 +1,18 @@
 //! One error type, classified once.
 //!
-//! Whatever reacts to an error (retry, HTTP status, log level, Lambda's `errorType`) reads [`Error::kind`] and nothing else.
+//! Whatever reacts to an error (retry, HTTP status, the fate of a message, log level) reads [`Error::kind`] and nothing else.
 //! The text is for a person: it names the side, the operation and the reference, and says what to do next.
 //! It never holds a secret, a bearer token or the query of a signed URL.
 
 use std::fmt;
 use std::time::Duration;
 
-use lambda_runtime::Diagnostic;
 use serde::Serialize;
 
 /// What an error means for whoever has to react to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Kind {
-    /// The event, a setting or the image itself can't be worked with; trying again changes nothing.
+    /// The event, a setting or the image itself can't be processed; trying again changes nothing.
     Invalid,
     /// A credential or a permission is missing, wrong or expired.
     Denied,
@@ -27,6 +26,13 @@ pub enum Kind {
     Deadline,
     /// A fault of this program.
     Internal,
+}
+
+impl Kind {
+    /// Whether the same work may succeed later although nobody changes anything.
+    pub fn may_pass(self) -> bool {
+        matches!(self, Kind::Transient | Kind::Deadline | Kind::Internal)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -95,7 +101,7 @@ impl fmt::Display for Operation {
 /// Everything that can go wrong, by where it was noticed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The event is none that this function answers, or one of its fields can't be understood.
+    /// The function does not process such an event, or can't understand one of its fields.
     #[error("event not understood: {0}")]
     Event(String),
 
@@ -105,7 +111,7 @@ pub enum Error {
     )]
     Signature,
 
-    /// A setting is malformed. Only ever met at start-up.
+    /// A setting is malformed. Only met at start-up.
     #[error("setting {name} is {value:?}: {reason}")]
     Setting {
         /// Name of the environment variable.
@@ -133,6 +139,8 @@ pub enum Error {
         detail: String,
         /// What to do about it.
         advice: &'static str,
+        /// How long the API asks not to be called.
+        retry_after: Option<Duration>,
     },
 
     /// A registry refused, failed or broke off.
@@ -150,8 +158,20 @@ pub enum Error {
         detail: String,
         /// What to do about it; may be empty.
         advice: String,
-        /// How long the registry asks to be left alone.
+        /// How long the registry asks not to be called.
         retry_after: Option<Duration>,
+    },
+
+    /// The destination refused a manifest because a blob or manifest that it refers to is not there (any more). ECR deletes layers
+    /// that no image refers to, at a time of its own.
+    #[error(
+        "destination {reference}: push manifest: {detail}; a part of the image vanished from the destination while it was copied"
+    )]
+    PartMissing {
+        /// The manifest: `host/repository:tag` or `host/repository@digest`.
+        reference: String,
+        /// The registry's own words.
+        detail: String,
     },
 
     /// What a registry sent is not what it was said to be, or can't be copied.
@@ -167,7 +187,7 @@ pub enum Error {
 
     /// The time of the invocation ran out.
     #[error(
-        "the deadline came before the copy was complete: what is copied stays, the tag has not moved, and the next invocation goes on from there; give the function more time or memory if this happens again"
+        "the deadline came before the work was complete: what is copied stays, and the next invocation resumes from there; give the function more time or memory if this happens again"
     )]
     Deadline,
 
@@ -188,38 +208,26 @@ impl Error {
             }
             Error::Signature => Kind::Denied,
             Error::Api { kind, .. } | Error::Registry { kind, .. } => *kind,
+            Error::PartMissing { .. } => Kind::Transient,
             Error::Deadline => Kind::Deadline,
             Error::Internal(_) => Kind::Internal,
         }
     }
 
-    /// How long the registry asked to be left alone, if it did: `Retry-After`, or a 429 without it.
+    /// How long the other side asked not to be called, if it did: `Retry-After`, a 429 without it, or a rate limit's reset.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Error::Registry { retry_after, .. } => *retry_after,
+            Error::Registry { retry_after, .. } | Error::Api { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
 
-    /// The side whose credential was refused, if this is a refusal by a registry.
-    pub fn denied_side(&self) -> Option<Side> {
+    /// Which registry the error is about, if it is about one.
+    pub fn side(&self) -> Option<Side> {
         match self {
-            Error::Registry {
-                side,
-                kind: Kind::Denied,
-                ..
-            } => Some(*side),
+            Error::Registry { side, .. } | Error::Content { side, .. } => Some(*side),
+            Error::PartMissing { .. } => Some(Side::Destination),
             _ => None,
-        }
-    }
-}
-
-/// `errorType` is the kind, so that alarms and Step Functions can match it; the runtime's own default would be a Rust type name.
-impl From<Error> for Diagnostic {
-    fn from(error: Error) -> Self {
-        Diagnostic {
-            error_type: error.kind().to_string(),
-            error_message: error.to_string(),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! GitHub's REST API for packages: which container packages an owner has, and which tags a digest has.
 //!
-//! The registry alone can say neither. It is another host than the registry's, with limits of its own, so nothing that can be done
-//! without it depends on it.
+//! The registry can answer neither question. The API is another host with rate limits of its own, so no copy depends on it.
+//! A list is complete or an error: whoever takes a part for the whole copies the wrong images, or deletes the right ones.
+//! (GitHub's documentation: "REST API endpoints for packages", "Using pagination in the REST API", "Rate limits for the REST API")
+
+mod refusal;
 
 use std::time::Duration;
 
@@ -13,177 +16,273 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::error::{Error, Kind, Result};
-use crate::link::next_page;
+use crate::link::{UntrustedLink, next_page};
 use crate::manifest::Digest;
 
-/// The most that GitHub gives at once.
+/// Items of a page, the most that GitHub gives at once.
 const PAGE_SIZE: &str = "100";
 
-/// A version that was just pushed is on the first page; one that is not among the newest thousand is no news.
+/// A version that was just pushed is on the first page. One that is not among the newest thousand is not looked for further.
 const VERSION_PAGES_LIMIT: usize = 10;
 
-/// Ten thousand packages of one owner.
+/// GitHub serves an owner's first ten thousand packages and no more.
 const PACKAGE_PAGES_LIMIT: usize = 100;
 
-/// The most bytes that one page may have.
-const BODY_LIMIT: usize = 16 * 1024 * 1024;
+/// The most bytes that the names of one owner's packages may have: more than ten thousand of the longest.
+const NAMES_LIMIT: usize = 4 * 1024 * 1024;
 
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most bytes of a page. A package with its repository has about six thousand.
+const PAGE_LIMIT: usize = 4 * 1024 * 1024;
+
+/// From the request to the last byte of its answer. GitHub itself gives up on a request after ten seconds.
+/// (GitHub's documentation, "Troubleshooting the REST API", Timeouts)
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+const OTHER_HOST: &str =
+    "GITHUB_API_URL has to be the host that GitHub's own links between pages name";
+const TOO_MANY: &str =
+    "name each package in a rule of its own in place of a glob: a named package needs no list";
 
 /// The API at one host.
 pub struct GitHub {
     http: Client,
     api: Url,
+    timeout: Duration,
 }
 
+/// What GitHub knows of one digest of a package.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// All its tags, unchecked; none if it is untagged.
+    pub tags: Vec<String>,
+    /// When it was pushed first, in ISO 8601, such as `2026-11-20T08:15:00Z`.
+    pub created_at: Option<String>,
+}
+
+/// Where the API keeps an account's packages. Only the answer tells whether an owner is an organisation or a user.
+#[derive(Clone, Copy)]
+enum Account<'a> {
+    Organization(&'a str),
+    User(&'a str),
+    /// The account that the token belongs to.
+    Own,
+}
+
+/// What a request is made for, as its error tells it.
+struct Call<'a> {
+    operation: &'static str,
+    subject: &'a str,
+    token: Option<&'a SecretString>,
+}
+
+struct Answer<T> {
+    body: T,
+    next: Result<Option<Url>, UntrustedLink>,
+}
+
+/// A page of the list of packages.
+type Packages = Answer<Vec<PackageItem>>;
+
 #[derive(Deserialize)]
-struct Package {
+struct PackageItem {
     name: String,
+    owner: Option<OwnerItem>,
 }
 
 #[derive(Deserialize)]
-struct Version {
+struct OwnerItem {
+    login: String,
+}
+
+#[derive(Deserialize)]
+struct VersionItem {
     /// The digest.
     name: String,
-    #[serde(default)]
-    metadata: Metadata,
+    created_at: Option<String>,
+    metadata: Option<Metadata>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct Metadata {
-    #[serde(default)]
-    container: Container,
+    container: Option<Container>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct Container {
-    #[serde(default)]
-    tags: Vec<String>,
-}
-
-/// One page of a list, and where the next one is.
-struct Page<T> {
-    items: Vec<T>,
-    next: Option<Url>,
+    tags: Option<Vec<String>>,
 }
 
 impl GitHub {
-    /// The API at `api`, such as `https://api.github.com`.
+    /// The API at `api`, such as `https://api.github.com`. `http` must send a `User-Agent`, without which GitHub refuses every
+    /// request, and must not follow redirects.
     pub fn new(http: Client, api: Url) -> Self {
-        GitHub { http, api }
+        GitHub {
+            http,
+            api,
+            timeout: TIMEOUT,
+        }
     }
 
     /// The names of all container packages of `owner`, without the owner, in lower case; a name may hold slashes.
     ///
     /// # Errors
-    /// [`Error::Api`]: the owner is unknown, the token may not list packages, or the rate limit is reached.
+    /// [`Error::Api`]: the owner is unknown, the token may not list packages, a rate limit is reached
+    /// ([`Error::retry_after`] tells for how long), or the list can't be read to its end.
     pub async fn packages(&self, token: Option<&SecretString>, owner: &str) -> Result<Vec<String>> {
-        let mut next = Some(self.first_page(token, owner, &[]).await?);
-        let mut names = Vec::new();
-        for _ in 0..PACKAGE_PAGES_LIMIT {
-            let Some(Page { items, next: url }) = next else {
-                break;
-            };
-            names.extend(
-                items
-                    .into_iter()
-                    .map(|package: Package| package.name.to_lowercase()),
-            );
-            next = self.following_page(token, owner, url).await?;
+        let call = Call {
+            operation: "list packages",
+            subject: owner,
+            token,
+        };
+        match self.first_page(&call, Account::Organization(owner)).await {
+            Ok(first) => return self.names(&call, first, |_| true).await,
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error),
         }
-        Ok(names)
+        let of_user = match self.first_page(&call, Account::User(owner)).await {
+            Ok(first) => Ok(self.names(&call, first, |_| true).await?),
+            Err(error) if error.kind() == Kind::NotFound => Err(error),
+            Err(error) => return Err(error),
+        };
+        let is_unknown = of_user.as_ref().map_or(true, Vec::is_empty);
+        if !is_unknown || token.is_none() {
+            return of_user;
+        }
+        // A personal account's private packages may be in the list of its own token alone.
+        let own = match self.first_page(&call, Account::Own).await {
+            Ok(first) => {
+                self.names(&call, first, |package| package.is_of(owner))
+                    .await?
+            }
+            Err(error) if is_no_account(&error) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        match own.is_empty() {
+            true => of_user,
+            false => Ok(own),
+        }
     }
 
-    /// The tags that `digest` has in `owner/name`; none if it is not among the newest versions.
+    /// What is known of `digest` in `package`, written as `owner/name`; `None` if it is not among the newest thousand versions.
     ///
     /// # Errors
     /// As [`GitHub::packages`].
-    pub async fn tags_of(
+    pub async fn version_of(
         &self,
         token: Option<&SecretString>,
-        repository: &str,
+        package: &str,
         digest: &Digest,
+    ) -> Result<Option<Version>> {
+        let (owner, name) = package.split_once('/').unwrap_or((package, ""));
+        let call = Call {
+            operation: "list versions",
+            subject: package,
+            token,
+        };
+        let organization = Account::Organization(owner);
+        match self.find_version(&call, organization, name, digest).await {
+            Err(error) if error.kind() == Kind::NotFound => {}
+            result => return result,
+        }
+        let user = Account::User(owner);
+        let of_user = self.find_version(&call, user, name, digest).await;
+        let is_unknown = matches!(&of_user, Err(error) if error.kind() == Kind::NotFound);
+        if !is_unknown || token.is_none() {
+            return of_user;
+        }
+        // The token's own account may have a package of the same name that is not the one asked for.
+        let url = self.url(Account::Own, &["container", name]);
+        match self.get::<PackageItem>(&call, url).await {
+            Ok(own) if own.body.is_of(owner) => {
+                self.find_version(&call, Account::Own, name, digest).await
+            }
+            Ok(_) => of_user,
+            Err(error) if is_no_account(&error) => of_user,
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn first_page(&self, call: &Call<'_>, account: Account<'_>) -> Result<Packages> {
+        let mut url = self.url(account, &[]);
+        url.query_pairs_mut()
+            .append_pair("per_page", PAGE_SIZE)
+            .append_pair("package_type", "container");
+        self.get(call, url).await
+    }
+
+    /// The names of those packages that are asked for, on the first page and all that follow it.
+    async fn names(
+        &self,
+        call: &Call<'_>,
+        mut page: Packages,
+        is_asked_for: impl Fn(&PackageItem) -> bool,
     ) -> Result<Vec<String>> {
-        let (owner, name) = repository.split_once('/').unwrap_or((repository, ""));
-        let path = ["container", name, "versions"];
-        let mut next = Some(self.first_page(token, owner, &path).await?);
+        let mut names = Vec::new();
+        let (mut size, mut pages) = (0, 1);
+        loop {
+            for mut package in page.body.into_iter().filter(&is_asked_for) {
+                size += size_of::<String>() + package.name.len();
+                if size > NAMES_LIMIT {
+                    return Err(call.endless());
+                }
+                package.name.make_ascii_lowercase();
+                names.push(package.name);
+            }
+            match call.trusted(page.next)? {
+                Some(_) if pages == PACKAGE_PAGES_LIMIT => return Err(call.endless()),
+                Some(next) => page = self.get(call, next).await?,
+                None => return Ok(names),
+            }
+            pages += 1;
+        }
+    }
+
+    async fn find_version(
+        &self,
+        call: &Call<'_>,
+        account: Account<'_>,
+        name: &str,
+        digest: &Digest,
+    ) -> Result<Option<Version>> {
+        let mut url = self.url(account, &["container", name, "versions"]);
+        url.query_pairs_mut().append_pair("per_page", PAGE_SIZE);
         for _ in 0..VERSION_PAGES_LIMIT {
-            let Some(Page { items, next: url }) = next else {
-                break;
+            let page = self.get::<Vec<VersionItem>>(call, url).await?;
+            let mut items = page.body.into_iter();
+            if let Some(item) = items.find(|item| item.name == digest.to_string()) {
+                return Ok(Some(item.into()));
+            }
+            match call.trusted(page.next)? {
+                Some(next) => url = next,
+                None => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// An account's packages, or what `path` names below them. Each part of a path is one segment, its slashes written as `%2F`.
+    fn url(&self, account: Account<'_>, path: &[&str]) -> Url {
+        let mut url = self.api.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty();
+            match account {
+                Account::Organization(name) => segments.extend(["orgs", name]),
+                Account::User(name) => segments.extend(["users", name]),
+                Account::Own => segments.push("user"),
             };
-            let found = items
-                .into_iter()
-                .find(|version: &Version| version.name == digest.as_str());
-            if let Some(version) = found {
-                return Ok(version.metadata.container.tags);
-            }
-            next = self.following_page(token, repository, url).await?;
+            segments.push("packages").extend(path);
         }
-        Ok(Vec::new())
+        url
     }
 
-    /// The first page of an owner's packages, or of what `path` names below them. An owner is an organisation or a user, and only
-    /// the answer tells; a package's name is one segment, its slashes written as `%2F`.
-    async fn first_page<T: DeserializeOwned>(
-        &self,
-        token: Option<&SecretString>,
-        owner: &str,
-        path: &[&str],
-    ) -> Result<Page<T>> {
-        let url = |kind: &str| {
-            let mut url = self.api.clone();
-            if let Ok(mut segments) = url.path_segments_mut() {
-                segments
-                    .pop_if_empty()
-                    .extend([kind, owner, "packages"])
-                    .extend(path);
-            }
-            url.query_pairs_mut()
-                .append_pair("per_page", PAGE_SIZE)
-                .extend_pairs(path.is_empty().then_some(("package_type", "container")));
-            url
-        };
-        match self.page(token, owner, url("orgs")).await {
-            Err(error) if error.kind() == Kind::NotFound => {
-                self.page(token, owner, url("users")).await
-            }
-            result => result,
-        }
-    }
-
-    async fn following_page<T: DeserializeOwned>(
-        &self,
-        token: Option<&SecretString>,
-        subject: &str,
-        url: Option<Url>,
-    ) -> Result<Option<Page<T>>> {
-        match url {
-            Some(url) => self.page(token, subject, url).await.map(Some),
-            None => Ok(None),
-        }
-    }
-
-    async fn page<T: DeserializeOwned>(
-        &self,
-        token: Option<&SecretString>,
-        subject: &str,
-        url: Url,
-    ) -> Result<Page<T>> {
-        let failed = |kind, detail: String, advice| Error::Api {
-            operation: "list packages",
-            subject: subject.to_owned(),
-            kind,
-            detail,
-            advice,
-        };
-        let transient = |detail: String| failed(Kind::Transient, detail, "");
+    async fn get<T: DeserializeOwned>(&self, call: &Call<'_>, url: Url) -> Result<Answer<T>> {
         let mut request = self
             .http
             .get(url.clone())
-            .timeout(REQUEST_TIMEOUT)
+            .timeout(self.timeout)
             .header(ACCEPT, "application/vnd.github+json")
             .header("X-GitHub-Api-Version", "2022-11-28");
-        if let Some(token) = token {
+        if let Some(token) = call.token {
             let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))
                 .map_err(|_| {
                     Error::Internal("the token can't be written as a header".to_owned())
@@ -191,63 +290,126 @@ impl GitHub {
             bearer.set_sensitive(true);
             request = request.header(AUTHORIZATION, bearer);
         }
-        let mut response = request
+        let response = request
             .send()
             .await
-            .map_err(|error| transient(error.without_url().to_string()))?;
-        if let Some((kind, advice)) = refusal(&response) {
-            return Err(failed(kind, response.status().to_string(), advice));
+            .map_err(|error| call.transient(broken(error)))?;
+        if response.status() != StatusCode::OK {
+            return Err(refusal::of(response, call).await);
         }
         let next = next_page(response.headers(), &url);
-        let mut body = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
+        let body = limited_body(response, PAGE_LIMIT)
             .await
-            .map_err(|error| transient(error.without_url().to_string()))?
-        {
-            body.extend_from_slice(&chunk);
-            if body.len() > BODY_LIMIT {
-                return Err(failed(
-                    Kind::Invalid,
-                    "the answer is too long".to_owned(),
-                    "",
-                ));
-            }
-        }
-        let items = serde_json::from_slice(&body)
-            .map_err(|error| transient(format!("the answer is no list: {error}")))?;
-        Ok(Page { items, next })
+            .map_err(|detail| call.transient(detail))?;
+        // What the parser says of a body quotes it.
+        let body = serde_json::from_slice(&body)
+            .map_err(|_| call.transient("the answer is not the JSON that was expected".into()))?;
+        Ok(Answer { body, next })
     }
 }
 
-/// What a status other than 200 means. GitHub answers 404 to whoever may not know that something exists, and 403 or 429 to
-/// whoever asks too often. (GitHub documentation, "Rate limits for the REST API")
-fn refusal(response: &Response) -> Option<(Kind, &'static str)> {
-    let header = |name| {
-        response
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
-    let is_limited =
-        header("x-ratelimit-remaining") == Some("0") || header("retry-after").is_some();
-    match response.status() {
-        StatusCode::OK => None,
-        StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS if is_limited => Some((
-            Kind::Transient,
-            "GitHub's rate limit is reached; the next run goes on",
-        )),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Some((
-            Kind::Denied,
-            "the GHCR token is expired, revoked, lacks read:packages or is not authorised for the organisation's SSO",
-        )),
-        StatusCode::NOT_FOUND => Some((
-            Kind::NotFound,
-            "the owner or package does not exist, or the token's account can't see it; without a token nothing can be listed",
-        )),
-        status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-            Some((Kind::Transient, ""))
+impl PackageItem {
+    fn is_of(&self, owner: &str) -> bool {
+        let login = self.owner.as_ref().map(|owner| &owner.login);
+        login.is_some_and(|login| login.eq_ignore_ascii_case(owner))
+    }
+}
+
+impl From<VersionItem> for Version {
+    fn from(item: VersionItem) -> Self {
+        let container = item.metadata.and_then(|metadata| metadata.container);
+        Version {
+            tags: container
+                .and_then(|container| container.tags)
+                .unwrap_or_default(),
+            created_at: item.created_at,
         }
-        _ => Some((Kind::Invalid, "check GITHUB_API_URL")),
+    }
+}
+
+impl Call<'_> {
+    fn error(&self, kind: Kind, detail: String, advice: &'static str) -> Error {
+        Error::Api {
+            operation: self.operation,
+            subject: self.subject.to_owned(),
+            kind,
+            detail,
+            advice,
+            retry_after: None,
+        }
+    }
+
+    fn transient(&self, detail: String) -> Error {
+        self.error(Kind::Transient, detail, "")
+    }
+
+    /// Asking again would give the same link, so this is not [`Kind::Transient`].
+    fn trusted(&self, next: Result<Option<Url>, UntrustedLink>) -> Result<Option<Url>> {
+        next.map_err(|refusal| self.error(Kind::Invalid, refusal.to_string(), OTHER_HOST))
+    }
+
+    fn endless(&self) -> Error {
+        let detail = format!("the list has no end after {PACKAGE_PAGES_LIMIT} pages");
+        self.error(Kind::Invalid, detail, TOO_MANY)
+    }
+}
+
+/// A token of an app or of an installation stands for no account, and one of another account owns other packages.
+fn is_no_account(error: &Error) -> bool {
+    matches!(error.kind(), Kind::Denied | Kind::NotFound)
+}
+
+/// At most `limit` bytes of a body.
+async fn limited_body(mut response: Response, limit: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        if body.len() + chunk.len() > limit {
+            return Err(format!("the answer has more than {limit} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn broken(error: reqwest::Error) -> String {
+    match error.is_timeout() {
+        true => "the answer took too long".to_owned(),
+        false => error.without_url().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use support::ghcr::Ghcr;
+    use support::http::Fault;
+
+    use super::*;
+
+    /// Neither an answer that does not come nor one that stops half-way, a refusal included, holds a run to its deadline.
+    #[tokio::test]
+    async fn a_stalled_answer_is_transient() {
+        let server = support::github::GitHub::start().await;
+        server.put_organization("acme");
+        server.put_package("acme", "api");
+        let token = SecretString::from(Ghcr::TOKEN);
+        let api = Url::parse(&server.server.url()).unwrap();
+        let http = Client::builder().user_agent("tests").build().unwrap();
+        let impatient = GitHub {
+            timeout: Duration::from_millis(200),
+            ..GitHub::new(http, api)
+        };
+        for is_limited in [false, true] {
+            if is_limited {
+                server.exhaust_rate_limit();
+            }
+            for fault in [Fault::Hold, Fault::StallBodyAfter(5)] {
+                server.server.fault("GET", "/orgs/", 1, fault);
+                let stalled = impatient.packages(Some(&token), "acme").await;
+                let error = stalled.unwrap_err();
+                assert_eq!(error.kind(), Kind::Transient, "{error}");
+                assert!(error.to_string().contains("took too long"), "{error}");
+                server.server.release();
+            }
+        }
     }
 }

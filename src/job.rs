@@ -1,233 +1,90 @@
-//! One copy: a source reference and a destination, valid by construction.
+//! One copy to make: a source, one or more destinations, and options.
+//!
+//! Its serialised form is the body of a queue's message and the direct event that asks for it, so nothing is lost or derived
+//! again on the way through the queue.
 
-use std::fmt;
-use std::sync::Arc;
-
-use oci_client::Reference;
-use url::Url;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::manifest::Digest;
+use crate::reference::{Destination, Source};
 
-/// Where a registry is reached: a host, by https unless a setting says `http://`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    url: Url,
-}
-
-impl Endpoint {
-    /// Accepts `host`, `host:port`, `https://host` or `http://host`, without a path, a query or a user.
-    ///
-    /// # Errors
-    /// Says what would be right.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong =
-            || "a registry is written as `host`, `https://host` or `http://host`".to_owned();
-        let with_scheme = if text.contains("://") {
-            text.to_owned()
-        } else {
-            format!("https://{text}")
-        };
-        let url = Url::parse(&with_scheme).map_err(|_| wrong())?;
-        let bare = matches!(url.scheme(), "http" | "https")
-            && url.has_host()
-            && url.path() == "/"
-            && url.query().is_none()
-            && url.fragment().is_none()
-            && url.username().is_empty()
-            && url.password().is_none();
-        if bare {
-            Ok(Endpoint { url })
-        } else {
-            Err(wrong())
-        }
-    }
-
-    /// The host, with its port where that is not the scheme's own.
-    pub fn host(&self) -> String {
-        let host = self.url.host_str().unwrap_or_default();
-        match self.url.port() {
-            Some(port) => format!("{host}:{port}"),
-            None => host.to_owned(),
-        }
-    }
-
-    /// Whether the registry was configured as `http://…`: then its realm and its redirects may be http too.
-    pub fn is_plain_http(&self) -> bool {
-        self.url.scheme() == "http"
-    }
-
-    /// The URL of the registry's root, which ends in `/`.
-    pub fn url(&self) -> &Url {
-        &self.url
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.url.as_str().trim_end_matches('/'))
-    }
-}
-
-impl fmt::Debug for Endpoint {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, formatter)
-    }
-}
-
-/// Where an image goes: a repository and a tag, on the default registry unless a host is named.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destination {
-    /// A registry host other than the default one, as it was written.
-    pub registry: Option<String>,
-    /// The repository, by ECR's grammar.
-    pub repository: String,
-    /// The tag that moves last.
-    pub tag: String,
-}
-
-/// `[host/]repository:tag`
-impl fmt::Display for Destination {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(registry) = &self.registry {
-            write!(formatter, "{registry}/")?;
-        }
-        write!(formatter, "{}:{}", self.repository, self.tag)
-    }
-}
-
-/// One copy to make.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One image to copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Job {
-    /// What is read. Its registry is the configured source's host; it has a tag, a digest, or both.
-    /// A digest beside a tag is a hint: the tag is what counts.
-    pub source: Reference,
-    /// Where it goes.
-    pub destination: Destination,
-    /// The secret with the GHCR token of the rule, if the rule names another than the general one.
-    pub token_secret_id: Option<Arc<str>>,
+    /// What is read.
+    pub source: Source,
+    /// Where it goes; at least one.
+    #[serde(rename = "destination", serialize_with = "one_or_many")]
+    pub destinations: Vec<Destination>,
+    /// How it is copied.
+    #[serde(flatten)]
+    pub options: Options,
+}
+
+/// How an image is copied, and who asked for it. Absent fields have their default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Options {
     /// Copy the digest's other tags too, as far as the rule admits them.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub all_tags: bool,
-    /// Look at every blob and manifest although the top digest is equal.
-    pub force: bool,
     /// Plan only; change nothing.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub dry_run: bool,
+    /// Look at every blob and manifest although the top digest is equal.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub force: bool,
+    /// What made the function enqueue the job; `None` if somebody asked for it directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// GitHub's id of the delivery that led to the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<String>,
+}
+
+/// What made the function enqueue a job. It grants nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A webhook of GitHub.
+    Webhook,
+    /// One of GitHub's events on an event bus.
+    Bus,
+    /// A scheduled run, or one that was asked for by `reconcile`.
+    Schedule,
+}
+
+/// One destination is written as a text, several as a list.
+fn one_or_many<S: Serializer>(
+    destinations: &[Destination],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match destinations {
+        [destination] => destination.serialize(serializer),
+        destinations => destinations.serialize(serializer),
+    }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Job {
-    /// What is copied: `host/owner/name:tag`, or `@digest` where there is no tag. A digest beside a tag is left out, as it is a hint.
-    pub fn source_name(&self) -> String {
-        match self.source.tag() {
-            Some(tag) => format!(
-                "{}/{}:{tag}",
-                self.source.registry(),
-                self.source.repository()
-            ),
-            None => self.source.to_string(),
-        }
+    /// The body of the message that asks for this job: a direct event.
+    pub fn message(&self) -> String {
+        // Texts and flags alone: this can't fail.
+        serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// The tag or digest that the source is asked for.
-    pub fn source_tag_or_digest(&self) -> &str {
-        self.source
-            .tag()
-            .or(self.source.digest())
-            .unwrap_or_default()
-    }
-
-    /// The digest that the event named beside a tag.
-    pub fn hinted_digest(&self) -> Option<Digest> {
-        self.source
-            .tag()
-            .and(self.source.digest())
-            .and_then(|digest| Digest::parse(digest).ok())
-    }
-}
-
-/// Whether `text` is a tag. (distribution-spec v1.1, "Pulling manifests": at most 128 characters)
-pub fn is_tag(text: &str) -> bool {
-    text.len() <= 128
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
-        && text
-            .bytes()
-            .next()
-            .is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-}
-
-/// Whether `text` is a repository name that GHCR and ECR both accept: lower-case components of letters and digits,
-/// separated by `/`, and inside by `.`, `_`, `__` or hyphens; 2 to 255 characters.
-/// (distribution-spec v1.1, "Pulling manifests"; ECR API, `CreateRepository`, `repositoryName`)
-pub fn is_repository(text: &str) -> bool {
-    (2..=255).contains(&text.len()) && text.split('/').all(is_component)
-}
-
-fn is_component(text: &str) -> bool {
-    let is_separator = |byte: u8| matches!(byte, b'.' | b'_' | b'-');
-    let bytes = text.as_bytes();
-    let ends_well = |byte: Option<&u8>| byte.is_some_and(|byte| !is_separator(*byte));
-    ends_well(bytes.first())
-        && ends_well(bytes.last())
-        && bytes
-            .iter()
-            .all(|&byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || is_separator(byte))
-        && bytes
-            .split(|&byte| !is_separator(byte))
-            .all(|run| matches!(run, b"" | b"." | b"_" | b"__") || run.iter().all(|&b| b == b'-'))
-}
-
-/// Reads `host/repository:tag`, `host/repository@digest` or both, checked by the grammars above.
-///
-/// It is split by hand: `oci_client::Reference` would compile a regular expression with tables for all of Unicode, which takes
-/// 18 MiB and, in a small function, most of the time of a copy that has nothing to do; and it lets tags with letters of other
-/// alphabets pass.
-///
-/// # Errors
-/// Says what is wrong.
-pub fn parse_source(text: &str) -> Result<Reference, String> {
-    let (host, rest) = text
-        .split_once('/')
-        .filter(|(host, _)| host.contains(['.', ':']) || *host == "localhost")
-        .ok_or_else(|| format!("{text:?} names no registry: write `ghcr.io/owner/name:tag`"))?;
-    let (rest, digest) = match rest.split_once('@') {
-        Some((rest, digest)) => (rest, Some(Digest::parse(digest)?.to_string())),
-        None => (rest, None),
-    };
-    let (repository, tag) = match rest.split_once(':') {
-        Some((repository, tag)) => (repository, Some(tag.to_owned())),
-        None => (rest, None),
-    };
-    if !is_repository(repository) {
-        return Err(format!("{text:?}: not a valid repository name"));
-    }
-    if !tag.as_deref().is_none_or(is_tag) {
-        return Err(format!("{text:?}: not a valid tag"));
-    }
-    let (host, repository) = (host.to_owned(), repository.to_owned());
-    match (tag, digest) {
-        (Some(tag), Some(digest)) => Ok(Reference::with_tag_and_digest(
-            host, repository, tag, digest,
-        )),
-        (Some(tag), None) => Ok(Reference::with_tag(host, repository, tag)),
-        (None, Some(digest)) => Ok(Reference::with_digest(host, repository, digest)),
-        (None, None) => Err(format!(
-            "{text:?} has neither a tag nor a digest: write `ghcr.io/owner/name:tag`"
-        )),
-    }
-}
-
-/// The same image at another registry host.
-pub fn on_host(source: &Reference, host: &str) -> Reference {
-    let host = host.to_owned();
-    let repository = source.repository().to_owned();
-    match (source.tag(), source.digest()) {
-        (Some(tag), Some(digest)) => {
-            Reference::with_tag_and_digest(host, repository, tag.to_owned(), digest.to_owned())
-        }
-        (Some(tag), None) => Reference::with_tag(host, repository, tag.to_owned()),
-        (None, digest) => {
-            Reference::with_digest(host, repository, digest.unwrap_or_default().to_owned())
-        }
+    /// The message group of the job: one tag of one package to the same destinations. Jobs of one group are processed one after
+    /// the other, so that a tag is not written by two copies at a time. An announced digest does not count.
+    ///
+    /// It is a digest, as a group has at most 128 characters.
+    pub fn group(&self) -> String {
+        let source = self.source.reference("ghcr.io");
+        let destinations = self.destinations.iter().map(Destination::to_string);
+        let names: Vec<String> = std::iter::once(source).chain(destinations).collect();
+        Digest::of(names.join("\n").as_bytes()).encoded()
     }
 }
 
@@ -236,86 +93,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_a_bare_host() {
-        let cases = [
-            ("https://ghcr.io", "https://ghcr.io", "ghcr.io"),
-            ("ghcr.io", "https://ghcr.io", "ghcr.io"),
-            (
-                "http://127.0.0.1:5000/",
-                "http://127.0.0.1:5000",
-                "127.0.0.1:5000",
-            ),
-        ];
-        for (text, shown, host) in cases {
-            let endpoint = Endpoint::parse(text).unwrap();
-            assert_eq!(
-                (endpoint.to_string().as_str(), endpoint.host().as_str()),
-                (shown, host)
-            );
-        }
-        for text in [
-            "",
-            "ftp://ghcr.io",
-            "https://ghcr.io/v2",
-            "https://user@ghcr.io",
-            "https://",
-        ] {
-            assert!(Endpoint::parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn names_follow_the_grammars() {
-        for name in ["ab", "acme/api", "acme/a.b_c__d-e--f", "0/1/2"] {
-            assert!(is_repository(name), "{name}");
-        }
-        for name in [
-            "",
-            "a",
-            "Acme/api",
-            "acme//api",
-            "/acme",
-            "acme/",
-            "a___b",
-            "a._b",
-            "a..b",
-            "-ab",
-            "ab-",
-            "a b",
-            "ä/b",
-        ] {
-            assert!(!is_repository(name), "{name}");
-        }
-        assert!(is_tag("1.2.3-rc_1") && is_tag("_x") && is_tag(&"a".repeat(128)));
-        for tag in ["", ".a", "-a", "a b", "a/b", "tàg", &"a".repeat(129)] {
-            assert!(!is_tag(tag), "{tag}");
-        }
-    }
-
-    #[test]
-    fn a_source_names_registry_and_tag_or_digest() {
-        let digest = format!("sha256:{}", "0".repeat(64));
-        let both = format!("ghcr.io/acme/api:1@{digest}");
-        let reference = parse_source(&both).unwrap();
+    fn a_message_is_a_direct_event_and_defaults_are_left_out() {
+        let mut job = Job {
+            source: Source::tagged("acme/api", "1"),
+            destinations: vec![Destination {
+                registry: None,
+                repository: "prod/api".to_owned(),
+                tag: Some("1".to_owned()),
+            }],
+            options: Options::default(),
+        };
         assert_eq!(
-            (reference.tag(), reference.digest()),
-            (Some("1"), Some(digest.as_str()))
+            job.message(),
+            r#"{"source":"ghcr.io/acme/api:1","destination":"prod/api:1"}"#
         );
-        assert_eq!(
-            parse_source("127.0.0.1:5000/acme/api:1")
-                .unwrap()
-                .registry(),
-            "127.0.0.1:5000"
+        let group = job.group();
+        job.options.origin = Some(Origin::Schedule);
+        job.options.force = true;
+        assert!(
+            job.message()
+                .ends_with(r#","force":true,"origin":"schedule"}"#)
         );
-        for text in [
-            "acme/api:1",
-            "ghcr.io/acme/api",
-            "ghcr.io/Acme/api:1",
-            "ghcr.io/acme/api:tàg",
-            "ghcr.io/acme/api@sha512:00",
-            "ghcr.io/acme/api:1 ",
-        ] {
-            assert!(parse_source(text).is_err(), "{text}");
-        }
+        assert_eq!(job.group(), group, "options don't make another group");
     }
 }

@@ -14,28 +14,33 @@
 //!
 //! # The map
 //!
-//! In reading order; each module imports only from those below it, and a test holds that.
+//! Three rings, and imports go one way: **triggers ask, the engine copies, adapters speak.** In reading order; each module imports
+//! only from those below it, and a test holds that.
 //!
 //! | module | responsibility |
 //! |---|---|
+//! | | **Triggers: Lambda's events, replies and deadlines** |
 //! | [`handler`] | what lives across invocations, and the story of one |
-//! | [`event`] | the trigger boundary: JSON in, reply out |
-//! | [`webhook`] | GitHub's signature and payload |
+//! | [`worker`] | the queue's messages, and their fate |
+//! | [`event`] | JSON in: a closed set of events, GitHub's signature and payload |
 //! | [`reconcile`] | a scheduled run: from rules to tags that differ |
-//! | [`copy`] | one job, from its credentials to its report |
-//! | [`transfer`] | carry out a plan by streaming |
-//! | [`report`] | what happened |
-//! | [`plan`] | decide what is missing |
-//! | [`access`] | how both registries are reached for a job |
-//! | [`queue`] | jobs to SQS and back |
-//! | [`registry`] | one repository on one registry; all quirks |
+//! | [`reports`] | JSON out: what happened, in the log and in the reply |
+//! | [`invocation`] | what one invocation works with: jobs are copied at once, or enqueued |
+//! | [`copier`] | one job, from its references to its reports |
+//! | | **The engine: no Lambda, no settings, no SDK** |
+//! | [`copy`] | survey, plan, transfer, report |
+//! | | **Adapters** |
+//! | [`registries`] | which host and which credential a repository is reached with |
+//! | [`rules_in_force`] | the rules, read again where they may change |
+//! | [`registry`] | one repository on one registry, through a few verbs; all of GHCR's and ECR's quirks |
 //! | [`github`] | GitHub's REST API: packages, and the tags of a digest |
-//! | [`aws`] | secrets, parameters, and the authorization for ECR |
+//! | [`aws`] | the AWS APIs: secrets, ECR's authorization, the queue |
+//! | | **Vocabulary** |
 //! | [`config`], [`rules`] | settings, and what may be copied where |
-//! | [`limits`], [`budget`] | what the copies of one invocation share; how often ECR may be asked |
-//! | [`retry`], [`tally`] | the one retry; counts while a copy runs |
-//! | [`job`], [`manifest`] | references and destinations; digests, descriptors, manifests |
-//! | [`challenge`], [`link`], [`sdk`] | what a 401 asks for; the next page of a list; what an SDK's error means |
+//! | [`job`], [`reference`], [`endpoint`] | one copy to make; what is copied and where to; registry hosts |
+//! | [`retry`], [`deadline`], [`allowance`] | the one owner of further tries, of time, of the memory for manifests |
+//! | [`observer`], [`kept`] | counts, made where things happen; values that are read again when they are old or refused |
+//! | [`manifest`], [`link`] | digests, descriptors, manifests; the next page of a list |
 //! | [`error`] | one error type, classified once |
 //!
 //! # Invariants
@@ -56,23 +61,23 @@
 
 pub mod handler;
 
-pub mod event;
+pub mod worker;
 
-pub mod webhook;
+pub mod event;
 
 pub mod reconcile;
 
+pub mod reports;
+
+pub mod invocation;
+
+pub mod copier;
+
 pub mod copy;
 
-pub mod transfer;
+pub mod registries;
 
-pub mod report;
-
-pub mod plan;
-
-pub mod access;
-
-pub mod queue;
+pub mod rules_in_force;
 
 pub mod registry;
 
@@ -84,22 +89,24 @@ pub mod config;
 
 pub mod rules;
 
-pub mod limits;
+pub mod job;
 
-pub mod budget;
+pub mod reference;
+
+pub mod endpoint;
 
 pub mod retry;
 
-pub mod tally;
+pub mod deadline;
 
-pub mod job;
+pub mod allowance;
+
+pub mod observer;
+
+pub mod kept;
 
 pub mod manifest;
 
-pub mod challenge;
-
 pub mod link;
-
-pub mod sdk;
 
 pub mod error;

@@ -1,11 +1,19 @@
 //! Starts the process: logging, settings, clients, runtime loop. Nothing is decided here.
 
-use ghcr_to_ecr::access::Access;
-use ghcr_to_ecr::aws::{self, Aws};
-use ghcr_to_ecr::config::{Settings, rules_parameter};
+use std::sync::Arc;
+
+use ghcr_to_ecr::aws::ecr::Ecr;
+use ghcr_to_ecr::aws::queue::Queue;
+use ghcr_to_ecr::aws::secrets::Secrets;
+use ghcr_to_ecr::aws::{self};
+use ghcr_to_ecr::config::Settings;
+use ghcr_to_ecr::copier::Copier;
 use ghcr_to_ecr::error::Error;
+use ghcr_to_ecr::github::GitHub;
 use ghcr_to_ecr::handler::App;
-use ghcr_to_ecr::queue::Queue;
+use ghcr_to_ecr::registries::Registries;
+use ghcr_to_ecr::registry;
+use ghcr_to_ecr::rules_in_force::RulesInForce;
 use lambda_runtime::tracing::subscriber::{
     filter::{LevelFilter, Targets},
     fmt,
@@ -26,21 +34,25 @@ async fn main() -> Result<(), lambda_runtime::Error> {
 }
 
 async fn start() -> Result<App, Error> {
+    let mut settings = Settings::read(environment)?;
     let configuration = aws::configuration().await;
-    let aws = Aws::new(&configuration);
-    let rules = match rules_parameter(environment("RULES").as_deref()) {
-        Some(name) => Some(aws.parameter(name).await?),
-        None => environment("RULES"),
-    };
-    let settings = Settings::read(|name| match name {
-        "RULES" => rules.clone(),
-        name => environment(name),
-    })?;
+    let secrets = Arc::new(Secrets::new(&configuration));
+    let ecr = Arc::new(Ecr::new(&configuration));
+    let http = registry::client()?;
     let queue = settings.job_queue_url.clone().map(|url| {
         let dead_letter_url = settings.dead_letter_queue_url.clone();
         Queue::new(&configuration, url, dead_letter_url)
     });
-    Ok(App::new(Access::new(settings, aws)?, queue))
+    Ok(App {
+        rules: RulesInForce::new(&mut settings, secrets.clone()).await?,
+        copier: Copier {
+            registries: Registries::new(&settings, http.clone(), secrets.clone(), ecr),
+            github: GitHub::new(http, settings.github_api_url.clone()),
+        },
+        secrets,
+        queue,
+        settings,
+    })
 }
 
 #[expect(
@@ -54,7 +66,11 @@ fn environment(name: &str) -> Option<String> {
 /// Logs to standard output as Lambda's logging controls say. Other crates are never asked for more than warnings: at their finest
 /// level some would print headers and payloads.
 fn start_logging() {
-    let level = environment("AWS_LAMBDA_LOG_LEVEL").and_then(|level| level.parse().ok());
+    let level = environment("AWS_LAMBDA_LOG_LEVEL").and_then(|level| match level.as_str() {
+        // Lambda has a level above the last one here.
+        "FATAL" => Some(LevelFilter::ERROR),
+        level => level.parse().ok(),
+    });
     let levels = Targets::new()
         .with_default(LevelFilter::WARN)
         .with_target("lambda_runtime", LevelFilter::INFO)
@@ -71,7 +87,10 @@ fn start_logging() {
 /// `Runtime.ExitError`. (Lambda documentation, "Initialization error")
 async fn refuse_to_start(error: Error) -> Result<(), lambda_runtime::Error> {
     lambda_runtime::tracing::error!(%error, "the function can't start");
-    let diagnostic = Diagnostic::from(error);
+    let diagnostic = Diagnostic {
+        error_type: error.kind().to_string(),
+        error_message: error.to_string(),
+    };
     if let Some(api) = environment("AWS_LAMBDA_RUNTIME_API") {
         reqwest::Client::builder()
             .build()?

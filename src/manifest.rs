@@ -3,6 +3,7 @@
 //! Nothing here speaks to a registry, and nothing is ever written back from a parsed form:
 //! a manifest is its bytes, and what is parsed of it serves only to find what it refers to.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -12,7 +13,8 @@ use oci_client::manifest::{
     IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE,
     OCI_IMAGE_MEDIA_TYPE,
 };
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The media types of manifests, all of which are offered in `Accept`: GHCR answers 404 to a request that leaves out the
 /// stored one, and ECR may convert what is asked for by tag.
@@ -21,6 +23,15 @@ pub const MANIFEST_MEDIA_TYPES: [&str; 4] = [
     IMAGE_MANIFEST_LIST_MEDIA_TYPE,
     OCI_IMAGE_MEDIA_TYPE,
     IMAGE_MANIFEST_MEDIA_TYPE,
+];
+
+/// Layers of Windows and the like. A registry need not hold them, and some do.
+/// (image-spec v1.1 layer.md, "Non-Distributable Layers"; Docker's image manifest version 2, schema 2)
+const FOREIGN_LAYER_MEDIA_TYPES: [&str; 4] = [
+    IMAGE_LAYER_NONDISTRIBUTABLE_MEDIA_TYPE,
+    IMAGE_LAYER_NONDISTRIBUTABLE_GZIP_MEDIA_TYPE,
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
 ];
 
 /// The largest manifest that is read or written, in bytes. ECR's limit for `PutImage`, and what the distribution
@@ -34,12 +45,12 @@ pub const MANIFESTS_LIMIT: u64 = 16 * 1024 * 1024;
 /// The largest blob that ECR stores, in bytes: 52,000 MiB. (ECR user guide, "Service quotas")
 pub const BLOB_LIMIT: u64 = 52_000 * 1024 * 1024;
 
-/// A SHA-256 digest in its registered form: `sha256:` and 64 lower-case hexadecimal digits.
+/// A SHA-256 digest. Its text is the registered form: `sha256:` and 64 lower-case hexadecimal digits.
 ///
 /// It is the only algorithm that ECR stores, so others are refused when they are met.
 /// (image-spec v1.1 descriptor.md, "Registered algorithms")
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct Digest(String);
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest([u8; 32]);
 
 impl Digest {
     /// Accepts `text` if it is a digest in the registered form.
@@ -47,19 +58,23 @@ impl Digest {
     /// # Errors
     /// Says what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let valid = text.strip_prefix("sha256:").is_some_and(|encoded| {
-            encoded.len() == 64
-                && encoded
-                    .bytes()
-                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        });
-        if valid {
-            Ok(Digest(text.to_owned()))
-        } else {
-            Err(format!(
-                "{text:?} is no digest: `sha256:` and 64 lower-case hexadecimal digits are wanted"
-            ))
+        let wrong = || {
+            let text: String = text.chars().take(100).collect();
+            format!(
+                "{text:?} is not a digest: expected `sha256:` and 64 lower-case hexadecimal digits"
+            )
+        };
+        let encoded = text.strip_prefix("sha256:").ok_or_else(wrong)?;
+        let (pairs, rest) = encoded.as_bytes().as_chunks::<2>();
+        if pairs.len() != 32 || !rest.is_empty() {
+            return Err(wrong());
         }
+        let mut bytes = [0; 32];
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            *byte =
+                hexadecimal(*high).ok_or_else(wrong)? << 4 | hexadecimal(*low).ok_or_else(wrong)?;
+        }
+        Ok(Digest(bytes))
     }
 
     /// The digest of `bytes`.
@@ -69,21 +84,42 @@ impl Digest {
         hasher.finish()
     }
 
-    /// The digest as text, algorithm included.
-    pub fn as_str(&self) -> &str {
-        &self.0
+    /// The 64 hexadecimal digits, without the algorithm.
+    pub fn encoded(&self) -> String {
+        use fmt::Write;
+        self.0
+            .iter()
+            .fold(String::with_capacity(64), |mut text, byte| {
+                // Writing to a string does not fail.
+                _ = write!(text, "{byte:02x}");
+                text
+            })
+    }
+}
+
+fn hexadecimal(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        write!(formatter, "sha256:{}", self.encoded())
     }
 }
 
 impl fmt::Debug for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -104,20 +140,19 @@ impl Hasher {
 
     /// The digest of all bytes that were added.
     pub fn finish(self) -> Digest {
-        let mut text = String::from("sha256:");
-        for byte in self.0.finish().as_ref() {
-            text.push_str(&format!("{byte:02x}"));
-        }
-        Digest(text)
+        let mut bytes = [0; 32];
+        // SHA-256 gives 32 bytes.
+        bytes.copy_from_slice(self.0.finish().as_ref());
+        Digest(bytes)
     }
 }
 
-/// What a manifest says of something that it refers to. (image-spec v1.1 descriptor.md)
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a manifest says of something that it refers to: as much of it as copying needs. (image-spec v1.1 descriptor.md)
+///
+/// `oci_client`'s descriptors are not used: they own four texts and a map each, and an image may have 100,000 of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
-    /// The media type of what is described; copied content is never interpreted by it.
-    pub media_type: String,
-    /// Its digest.
+    /// The digest of what is described.
     pub digest: Digest,
     /// Its length in bytes.
     pub size: u64,
@@ -127,7 +162,7 @@ pub struct Descriptor {
 #[derive(Clone, Debug)]
 pub struct Manifest {
     /// One of [`MANIFEST_MEDIA_TYPES`].
-    pub media_type: String,
+    pub media_type: &'static str,
     /// The digest of `bytes`, computed here.
     pub digest: Digest,
     /// The bytes as fetched.
@@ -141,29 +176,67 @@ pub struct References {
     pub manifests: Vec<Descriptor>,
     /// Config and layers of an image manifest.
     pub blobs: Vec<Descriptor>,
-    /// Layers that registries are not asked to hold: they stay at their own URLs.
-    pub foreign_layers: usize,
+    /// Layers that a registry need not hold, by their media type: one that has them not leaves them at their own URLs.
+    /// (image-spec v1.1 layer.md, "Non-Distributable Layers")
+    pub foreign_layers: Vec<Descriptor>,
 }
 
-/// The few fields that matter for finding what a manifest refers to. All may be absent; the rest is ignored.
+/// The few fields that matter for finding what a manifest refers to. All may be absent; the rest is ignored. Each list is
+/// turned into descriptors while it is read, so that nothing but those is held of it.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Fields {
-    media_type: Option<String>,
-    manifests: Option<Vec<DescriptorFields>>,
-    config: Option<DescriptorFields>,
-    layers: Option<Vec<DescriptorFields>>,
+    manifests: Option<Vec<Entry>>,
+    config: Option<Entry>,
+    layers: Option<Vec<Entry>>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct DescriptorFields {
-    #[serde(default)]
-    media_type: String,
-    digest: String,
+/// A descriptor as it is written, and what its media type says of it.
+struct Entry {
+    digest: Result<Digest, String>,
     size: u64,
-    #[serde(default)]
-    urls: Option<Vec<String>>,
+    nature: Nature,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Nature {
+    Manifest,
+    ForeignLayer,
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Entry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Fields<'a> {
+            #[serde(borrow, default)]
+            media_type: Cow<'a, str>,
+            #[serde(borrow)]
+            digest: Cow<'a, str>,
+            size: u64,
+        }
+        let fields = Fields::deserialize(deserializer)?;
+        let nature = match &*fields.media_type {
+            "" => Nature::Manifest,
+            media_type if MANIFEST_MEDIA_TYPES.contains(&media_type) => Nature::Manifest,
+            media_type if FOREIGN_LAYER_MEDIA_TYPES.contains(&media_type) => Nature::ForeignLayer,
+            _ => Nature::Other,
+        };
+        Ok(Entry {
+            digest: Digest::parse(&fields.digest),
+            size: fields.size,
+            nature,
+        })
+    }
+}
+
+impl Entry {
+    fn descriptor(self) -> Result<Descriptor, String> {
+        Ok(Descriptor {
+            digest: self.digest?,
+            size: self.size,
+        })
+    }
 }
 
 impl Manifest {
@@ -173,28 +246,27 @@ impl Manifest {
     /// `mediaType` out. (image-spec v1.1 manifest.md)
     ///
     /// # Errors
-    /// Says why these bytes are no manifest that can be copied.
+    /// Says why these bytes are not a manifest that can be copied.
     pub fn new(bytes: Bytes, content_type: Option<&str>) -> Result<Self, String> {
-        let fields = fields(&bytes)?;
+        let shape: Shape<'_> = read(&bytes)?;
         let content_type = content_type
             .and_then(|value| value.split(';').next())
             .map(str::trim);
-        let by_shape = match (&fields.manifests, &fields.layers) {
+        let by_shape = match (&shape.manifests, &shape.layers) {
             (Some(_), None) => Some(OCI_IMAGE_INDEX_MEDIA_TYPE),
             (None, Some(_)) => Some(OCI_IMAGE_MEDIA_TYPE),
             _ => None,
         };
-        let media_type = [content_type, fields.media_type.as_deref(), by_shape]
+        let media_type = [content_type, shape.media_type.as_deref(), by_shape]
             .into_iter()
             .flatten()
-            .find(|candidate| MANIFEST_MEDIA_TYPES.contains(candidate))
+            .find_map(|candidate| MANIFEST_MEDIA_TYPES.into_iter().find(|known| *known == candidate))
             .ok_or_else(|| {
                 format!(
-                    "media type {:?} is none of an image manifest or an image index",
-                    content_type.or(fields.media_type.as_deref()).unwrap_or("")
+                    "media type {:?} is neither that of an image manifest nor that of an image index",
+                    content_type.or(shape.media_type.as_deref()).unwrap_or("")
                 )
             })?;
-        let media_type = media_type.to_owned();
         let digest = Digest::of(&bytes);
         Ok(Manifest {
             media_type,
@@ -203,11 +275,15 @@ impl Manifest {
         })
     }
 
+    /// Whether it is an image index, or Docker's manifest list, and not the manifest of one image.
+    pub fn is_index(&self) -> bool {
+        [OCI_IMAGE_INDEX_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE].contains(&self.media_type)
+    }
+
     /// What these bytes are known as.
     pub fn descriptor(&self) -> Descriptor {
         Descriptor {
-            media_type: self.media_type.clone(),
-            digest: self.digest.clone(),
+            digest: self.digest,
             size: self.bytes.len() as u64,
         }
     }
@@ -217,55 +293,69 @@ impl Manifest {
     /// # Errors
     /// Says which descriptor can't be copied, and why.
     pub fn references(&self) -> Result<References, String> {
-        let fields = fields(&self.bytes)?;
-        let is_index = [OCI_IMAGE_INDEX_MEDIA_TYPE, IMAGE_MANIFEST_LIST_MEDIA_TYPE]
-            .contains(&self.media_type.as_str());
+        let fields: Fields = read(&self.bytes)?;
         let mut references = References::default();
-        if is_index {
-            let manifests = fields
+        if self.is_index() {
+            let entries = fields
                 .manifests
                 .ok_or("an image index without `manifests`")?;
-            for fields in manifests {
-                let child = descriptor(fields)?;
-                if child.size > MANIFEST_LIMIT {
-                    return Err(format!(
-                        "manifest {} is said to have {} bytes, and ECR stores at most {MANIFEST_LIMIT}",
-                        child.digest, child.size
-                    ));
-                }
-                references.manifests.push(child);
+            references.manifests.reserve_exact(entries.len());
+            for entry in entries {
+                references.manifests.push(child(entry)?);
             }
-        } else {
-            let config = fields.config.ok_or("an image manifest without `config`")?;
-            let layers = fields.layers.ok_or("an image manifest without `layers`")?;
-            for fields in std::iter::once(config).chain(layers) {
-                if is_foreign(&fields) {
-                    references.foreign_layers += 1;
-                } else {
-                    references.blobs.push(blob(fields)?);
-                }
+            return Ok(references);
+        }
+        let config = fields.config.ok_or("an image manifest without `config`")?;
+        let layers = fields.layers.ok_or("an image manifest without `layers`")?;
+        references.blobs.reserve_exact(layers.len() + 1);
+        for entry in std::iter::once(config).chain(layers) {
+            let is_foreign = entry.nature == Nature::ForeignLayer;
+            let descriptor = blob(entry)?;
+            match is_foreign {
+                true => references.foreign_layers.push(descriptor),
+                false => references.blobs.push(descriptor),
             }
         }
         Ok(references)
     }
 }
 
-fn fields(bytes: &[u8]) -> Result<Fields, String> {
+/// What tells an index from a manifest, without a look at the entries of their lists.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Shape<'a> {
+    #[serde(borrow)]
+    media_type: Option<Cow<'a, str>>,
+    manifests: Option<Vec<IgnoredAny>>,
+    layers: Option<Vec<IgnoredAny>>,
+}
+
+fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| format!("not a manifest: {error}"))
 }
 
-fn descriptor(fields: DescriptorFields) -> Result<Descriptor, String> {
-    Ok(Descriptor {
-        media_type: fields.media_type,
-        digest: Digest::parse(&fields.digest)?,
-        size: fields.size,
-    })
+fn child(entry: Entry) -> Result<Descriptor, String> {
+    // BuildKit's cache is an index of layers, unless it was exported with `image-manifest=true`. ECR stores no such index.
+    // (moby/buildkit#2251, aws/containers-roadmap#876)
+    if entry.nature != Nature::Manifest {
+        return Err(
+            "its index lists something else than manifests, as a BuildKit cache does, and ECR does not store that; exclude the tag in the rule, or export the cache with `image-manifest=true`".to_owned(),
+        );
+    }
+    let child = entry.descriptor()?;
+    if child.size > MANIFEST_LIMIT {
+        return Err(format!(
+            "manifest {} is said to have {} bytes, and ECR stores at most {MANIFEST_LIMIT}",
+            child.digest, child.size
+        ));
+    }
+    Ok(child)
 }
 
 /// ECR refuses blobs without a byte with a server fault (`EmptyUploadException`), which would look as if trying again could help.
 /// (aws/containers-roadmap#1074)
-fn blob(fields: DescriptorFields) -> Result<Descriptor, String> {
-    let blob = descriptor(fields)?;
+fn blob(entry: Entry) -> Result<Descriptor, String> {
+    let blob = entry.descriptor()?;
     if blob.size == 0 {
         return Err(format!(
             "blob {} has no bytes, which ECR does not store; build the image without empty layers",
@@ -281,19 +371,6 @@ fn blob(fields: DescriptorFields) -> Result<Descriptor, String> {
     Ok(blob)
 }
 
-/// Windows base layers and the like, which a registry need not hold: pushing the manifest does not need them.
-/// (image-spec v1.1 layer.md, "Non-Distributable Layers")
-fn is_foreign(fields: &DescriptorFields) -> bool {
-    fields.urls.as_ref().is_some_and(|urls| !urls.is_empty())
-        || [
-            IMAGE_LAYER_NONDISTRIBUTABLE_MEDIA_TYPE,
-            IMAGE_LAYER_NONDISTRIBUTABLE_GZIP_MEDIA_TYPE,
-            "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
-            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-        ]
-        .contains(&fields.media_type.as_str())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_digest_is_sha256_in_lower_case() {
-        assert_eq!(Digest::of(b"{}").as_str(), EMPTY);
+        assert_eq!(Digest::of(b"{}").to_string(), EMPTY);
         assert!(Digest::parse(EMPTY).is_ok());
         for text in [
             "",
@@ -322,9 +399,7 @@ mod tests {
 
     #[test]
     fn the_kind_comes_from_content_type_then_field_then_shape() {
-        let index = format!(
-            r#"{{"manifests":[{{"mediaType":"x","digest":"{EMPTY}","size":2,"platform":{{}}}}]}}"#
-        );
+        let index = format!(r#"{{"manifests":[{{"digest":"{EMPTY}","size":2,"platform":{{}}}}]}}"#);
         assert_eq!(
             manifest(&index, None).unwrap().media_type,
             OCI_IMAGE_INDEX_MEDIA_TYPE
@@ -347,19 +422,37 @@ mod tests {
     }
 
     #[test]
-    fn foreign_layers_are_left_where_they_are_and_empty_blobs_refused() {
+    fn the_media_type_says_which_layers_are_foreign_and_empty_blobs_are_refused() {
         let text = |layer: &str| {
             format!(
                 r#"{{"config":{{"digest":"{EMPTY}","size":2}},"layers":[{{"digest":"{EMPTY}",{layer}}}]}}"#
             )
         };
-        let foreign =
-            manifest(&text(r#""size":9,"urls":["https://example.com/a"]"#), None).unwrap();
-        let references = foreign.references().unwrap();
-        assert_eq!((references.blobs.len(), references.foreign_layers), (1, 1));
+        let counts = |layer: &str| {
+            let references = manifest(&text(layer), None).unwrap().references().unwrap();
+            (references.blobs.len(), references.foreign_layers.len())
+        };
+        assert_eq!(
+            counts(r#""size":9,"urls":["https://example.com/a"]"#),
+            (2, 0)
+        );
+        let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
+        assert_eq!(
+            counts(&format!(r#""size":9,"mediaType":"{foreign}""#)),
+            (1, 1)
+        );
         for layer in [r#""size":0"#, r#""size":-1"#, r#""size":"2""#] {
             let result = manifest(&text(layer), None).and_then(|manifest| manifest.references());
             assert!(result.is_err(), "{layer}");
         }
+    }
+
+    #[test]
+    fn an_index_of_layers_is_a_cache_and_no_image() {
+        let text = format!(
+            r#"{{"manifests":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"{EMPTY}","size":2}}]}}"#
+        );
+        let error = manifest(&text, None).unwrap().references().unwrap_err();
+        assert!(error.contains("BuildKit cache"), "{error}");
     }
 }

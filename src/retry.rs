@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::error::{Error, Kind, Result};
+use crate::observer::{Happened, Observer};
 
 /// Tries after the first one.
 const RETRIES: usize = 4;
@@ -12,27 +13,41 @@ const RETRIES: usize = 4;
 /// Tries after the first one as long as the registry only asks for patience: to be throttled is no failure.
 const THROTTLED_RETRIES: usize = 8;
 
-/// Runs `operation`, which is told how many tries went before, until it succeeds, fails for good, or has failed too often: four
-/// times more, or eight times if it was throttled.
-///
-/// [`Kind::Transient`] is tried again: after 0.2 s, doubling up to 10 s, with jitter, and not before a registry's `Retry-After`.
-/// Content that is not what it should be is looked at once more, as it may have been damaged on the way; then it is believed.
-/// The invocation's deadline ends it from outside.
-///
-/// # Errors
-/// The last error.
-pub async fn retry<T, F>(mut operation: impl FnMut(usize) -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
-    let mut tries = 0;
-    let mut delays = None;
-    loop {
-        let error = match operation(tries).await {
-            Err(error) if is_worth_another_try(&error, tries) => error,
-            result => return result,
-        };
-        let delays = delays.get_or_insert_with(|| {
+/// Whoever asks for more patience than this is not tried again in this invocation.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// The tries of one operation.
+#[derive(Default)]
+pub struct Retry {
+    tries: usize,
+    delays: Option<ExponentialBackoff>,
+}
+
+impl Retry {
+    /// How many tries have failed and were followed by another one.
+    pub fn tries(&self) -> usize {
+        self.tries
+    }
+
+    /// Whether to try once more after `error`.
+    ///
+    /// [`Kind::Transient`] is tried again four times, or eight times if the operation was throttled. Content that is not what it
+    /// should be is looked at once more, as it may have been damaged on the way; then it is believed. The invocation's deadline ends
+    /// it from outside.
+    pub fn is_worth_it(&self, error: &Error) -> bool {
+        match (error.kind(), error.retry_after()) {
+            (Kind::Transient, Some(wait)) => wait <= LONGEST_WAIT && self.tries < THROTTLED_RETRIES,
+            // The same manifest is refused again until its parts are there again.
+            (Kind::Transient, None) => {
+                !matches!(error, Error::PartMissing { .. }) && self.tries < RETRIES
+            }
+            _ => matches!(error, Error::Content { .. }) && self.tries == 0,
+        }
+    }
+
+    /// Waits until it is time for the next try: 0.2 s, doubling up to 10 s, with jitter, and not before a `Retry-After` is over.
+    pub async fn wait(&mut self, error: &Error, observer: &Observer) {
+        let delays = self.delays.get_or_insert_with(|| {
             ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(200))
                 .with_max_delay(Duration::from_secs(10))
@@ -42,16 +57,53 @@ where
         });
         let asked_for = error.retry_after().unwrap_or_default();
         let delay = delays.next().unwrap_or_default().max(asked_for);
-        tries += 1;
+        self.tries += 1;
+        observer.saw(Happened::Retry);
         tracing::info!(%error, delay_ms = delay.as_millis() as u64, "trying again");
         tokio::time::sleep(delay).await;
     }
 }
 
-fn is_worth_another_try(error: &Error, tries: usize) -> bool {
-    match error.kind() {
-        Kind::Transient if error.retry_after().is_some() => tries < THROTTLED_RETRIES,
-        Kind::Transient => tries < RETRIES,
-        _ => matches!(error, Error::Content { .. }) && tries == 0,
+/// Runs `operation` until it succeeds, fails for good, or has failed too often; see [`Retry::is_worth_it`]. `observer` counts the
+/// further tries.
+///
+/// # Errors
+/// The last error.
+pub async fn retry<T, F>(observer: &Observer, mut operation: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut retry = Retry::default();
+    loop {
+        match operation().await {
+            Err(error) if retry.is_worth_it(&error) => retry.wait(&error, observer).await,
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_of_more_than_a_minute_is_left_to_the_next_invocation() {
+        let throttled = |retry_after| Error::Api {
+            operation: "list packages",
+            subject: "acme".to_owned(),
+            kind: Kind::Transient,
+            detail: String::new(),
+            advice: "",
+            retry_after: Some(retry_after),
+        };
+        let tried = |tries| Retry {
+            tries,
+            delays: None,
+        };
+        let minute = Duration::from_secs(60);
+        assert!(tried(0).is_worth_it(&throttled(minute)));
+        assert!(tried(THROTTLED_RETRIES - 1).is_worth_it(&throttled(minute)));
+        assert!(!tried(THROTTLED_RETRIES).is_worth_it(&throttled(minute)));
+        assert!(!tried(0).is_worth_it(&throttled(minute + Duration::from_secs(1))));
     }
 }

@@ -2,20 +2,21 @@
 //!
 //! A signed webhook says that GitHub sent it, not that its package may be mirrored: that is what a rule says.
 
-use std::num::NonZeroUsize;
-use std::sync::Arc;
+pub mod glob;
 
-use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
-use oci_client::Reference;
+use std::num::NonZeroUsize;
+
 use semver::{Version, VersionReq};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::job::{Destination, Job, is_repository, is_tag};
+pub use self::glob::Glob;
+use self::glob::GlobSet;
+use crate::endpoint::Hosts;
+use crate::reference::{self, Destination, Source, is_referrer_tag, is_repository, is_tag};
 
-/// The longest glob, in bytes, and the most groups in one. A list of many packages is far from either.
-const GLOB_LIMIT: usize = 4096;
-const BRACES_LIMIT: usize = 32;
+/// The most destinations of one image: what a copy keeps of each is bounded.
+pub const DESTINATIONS_LIMIT: usize = 64;
 
 /// All rules, in their order: the first whose `source` matches wins.
 #[derive(Debug)]
@@ -24,11 +25,11 @@ pub struct Rules(Vec<Rule>);
 /// One rule, checked.
 #[derive(Debug)]
 pub struct Rule {
-    source: GlobMatcher,
+    source: Glob,
     destinations: Vec<String>,
     tags: TagFilter,
-    token_secret_id: Option<Arc<str>>,
-    registries: Registries,
+    token_secret_id: Option<String>,
+    hosts: Hosts,
 }
 
 #[derive(Debug, Default)]
@@ -37,13 +38,6 @@ struct TagFilter {
     exclude: GlobSet,
     semver: Option<VersionReq>,
     newest: Option<NonZeroUsize>,
-}
-
-/// Tells a registry host from the first component of a repository name, which may hold dots too.
-#[derive(Clone, Debug)]
-pub struct Registries {
-    /// The host of `DESTINATION_REGISTRY`, if that is set.
-    pub configured: Option<String>,
 }
 
 /// The JSON of a rule. Every field of the contract is here, so that one which this version can't carry out is refused by name.
@@ -57,6 +51,7 @@ struct RuleFields {
     platform: Option<Value>,
     #[serde(default)]
     referrers: bool,
+    require: Option<Value>,
     #[serde(default)]
     prune: bool,
     token_secret_id: Option<String>,
@@ -71,29 +66,39 @@ struct TagFields {
     exclude: Vec<String>,
     semver: Option<String>,
     newest: Option<NonZeroUsize>,
+    min_age: Option<Value>,
 }
 
-#[derive(Deserialize)]
+/// One destination, or a list of them, as a rule or a direct event names it.
+#[derive(Debug, Deserialize)]
 #[serde(try_from = "Value")]
-struct OneOrMany(Vec<String>);
+pub struct OneOrMany(pub Vec<String>);
 
 impl TryFrom<Value> for OneOrMany {
     type Error = String;
 
     fn try_from(value: Value) -> Result<Self, String> {
-        let strings = match value {
-            Value::String(one) => vec![one],
-            Value::Array(many) => many
-                .into_iter()
-                .map(|value| value.as_str().map(str::to_owned))
-                .collect::<Option<_>>()
-                .unwrap_or_default(),
-            _ => vec![],
+        let values = match value {
+            Value::Array(many) => many,
+            one => vec![one],
         };
-        if strings.is_empty() {
-            return Err("`destination` is a repository name, or a list of them".to_owned());
+        if values.is_empty() || values.len() > DESTINATIONS_LIMIT {
+            return Err(format!(
+                "`destination`: expected a repository name, or a list of at most {DESTINATIONS_LIMIT}"
+            ));
         }
-        Ok(OneOrMany(strings))
+        let text = |value| match value {
+            Value::String(text) => Ok(text),
+            Value::Object(_) => {
+                Err("`destination`: an object is not supported by this version yet".to_owned())
+            }
+            _ => Err("`destination`: expected a repository name, or a list of them".to_owned()),
+        };
+        values
+            .into_iter()
+            .map(text)
+            .collect::<Result<_, _>>()
+            .map(OneOrMany)
     }
 }
 
@@ -102,13 +107,13 @@ impl Rules {
     ///
     /// # Errors
     /// Names the first mistake with the position of its rule, counted from 0.
-    pub fn parse(text: &str, registries: &Registries) -> Result<Self, String> {
+    pub fn parse(text: &str, hosts: &Hosts) -> Result<Self, String> {
         let values: Vec<Value> = serde_json::from_str(text)
             .map_err(|error| format!("not a JSON array of rules: {error}"))?;
         let rule = |(position, value)| {
             serde_json::from_value::<RuleFields>(value)
                 .map_err(|error| error.to_string())
-                .and_then(|fields| Rule::new(fields, registries))
+                .and_then(|fields| Rule::new(fields, hosts))
                 // Some reasons quote what was written as it is, line breaks and all.
                 .map_err(|reason| reason.replace(char::is_control, " "))
                 .map_err(|reason| format!("rule {position}: {reason}"))
@@ -124,25 +129,36 @@ impl Rules {
         Ok(Rules(rules))
     }
 
+    /// No rules at all, for whoever names every destination.
+    pub fn none() -> Self {
+        Rules(Vec::new())
+    }
+
     /// All rules, in their order.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> {
         self.0.iter()
     }
 
-    /// The first rule for `repository`, which is `owner/name` in lower case.
-    pub fn find(&self, repository: &str) -> Option<&Rule> {
-        self.0.iter().find(|rule| rule.source.is_match(repository))
+    /// The first rule for `package`, which is `owner/name` in lower case.
+    pub fn find(&self, package: &str) -> Option<&Rule> {
+        self.0.iter().find(|rule| rule.source.is_match(package))
     }
 }
 
 impl Rule {
-    fn new(fields: RuleFields, registries: &Registries) -> Result<Self, String> {
+    fn new(fields: RuleFields, hosts: &Hosts) -> Result<Self, String> {
+        let min_age = fields
+            .tags
+            .as_ref()
+            .is_some_and(|tags| tags.min_age.is_some());
         let unsupported = [
             ("platforms", fields.platforms.is_some()),
             ("platform", fields.platform.is_some()),
             ("referrers", fields.referrers),
+            ("require", fields.require.is_some()),
             ("prune", fields.prune),
             ("repository", fields.repository.is_some()),
+            ("tags.min_age", min_age),
         ];
         if let Some((name, _)) = unsupported.iter().find(|(_, is_asked_for)| *is_asked_for) {
             return Err(format!("`{name}` is not supported by this version yet"));
@@ -151,61 +167,43 @@ impl Rule {
             source: source(&fields.source)?,
             destinations: fields.destination.0,
             tags: TagFilter::new(fields.tags)?,
-            token_secret_id: fields.token_secret_id.map(Arc::from),
-            registries: registries.clone(),
+            token_secret_id: fields.token_secret_id,
+            hosts: hosts.clone(),
         };
         // A template that gives a valid name for a plain package is a valid template.
-        rule.destinations("owner/name", "tag")?;
+        rule.destinations(&Source::tagged("owner/name", "tag"))?;
         Ok(rule)
     }
 
-    /// Where the tag `tag` of the package `repository` goes.
+    /// Where `source` goes. A source with a digest alone goes there without a tag.
     ///
     /// # Errors
     /// Says which destination is no valid repository name, or can't be told apart from one.
-    pub fn destinations(&self, repository: &str, tag: &str) -> Result<Vec<Destination>, String> {
-        self.destinations
-            .iter()
-            .map(|template| {
-                let filled = fill(template, repository)?;
-                let (registry, repository) = self.registries.split(&filled);
-                if registry != self.registries.split(template).0 {
-                    Err(format!(
-                        "destination {template:?} gives {filled:?}: only the rule names a registry, not the package"
-                    ))
-                } else if is_repository(repository) {
-                    Ok(Destination {
-                        registry: registry.map(str::to_owned),
-                        repository: repository.to_owned(),
-                        tag: tag.to_owned(),
-                    })
-                } else {
-                    Err(format!(
-                        "destination {template:?} gives {repository:?}, which is no valid repository name"
-                    ))
-                }
-            })
-            .collect()
-    }
-
-    /// The copies of `source` that this rule asks for, one for each destination.
-    ///
-    /// # Errors
-    /// A source without a tag, which has no name at the destination; otherwise as [`Rule::destinations`].
-    pub fn jobs(&self, source: &Reference) -> Result<Vec<Job>, String> {
-        let tag = source
-            .tag()
-            .ok_or("a source with a digest alone needs a `destination` with a tag")?;
-        let job = |destination| Job {
-            source: source.clone(),
-            destination,
-            token_secret_id: self.token_secret_id.clone(),
-            all_tags: false,
-            force: false,
-            dry_run: false,
-        };
-        let destinations = self.destinations(source.repository(), tag)?;
-        Ok(destinations.into_iter().map(job).collect())
+    pub fn destinations(&self, source: &Source) -> Result<Vec<Destination>, String> {
+        let mut destinations: Vec<Destination> = Vec::new();
+        for template in &self.destinations {
+            let filled = fill(template, &source.package)?;
+            let (registry, repository) = self.hosts.split_destination(&filled);
+            if registry != self.hosts.split_destination(template).0 {
+                return Err(format!(
+                    "destination {template:?} gives {filled:?}: only the rule names a registry, not the package"
+                ));
+            }
+            if !is_repository(repository) {
+                return Err(format!(
+                    "destination {template:?} gives {repository:?}, which is not a valid repository name"
+                ));
+            }
+            let destination = Destination {
+                registry: registry.map(str::to_owned),
+                repository: repository.to_owned(),
+                tag: source.version.tag().map(str::to_owned),
+            };
+            if !destinations.contains(&destination) {
+                destinations.push(destination);
+            }
+        }
+        Ok(destinations)
     }
 
     /// Why `tag` is not copied, or `None` if it is.
@@ -216,12 +214,8 @@ impl Rule {
             semver,
             newest: _,
         } = &self.tags;
-        // Tags come from lists of GitHub's as well as from events, and end up in URLs.
-        if !is_tag(tag) {
-            return Some(format!("{tag:?} is no valid tag"));
-        }
-        if is_referrer_tag(tag) {
-            return Some(format!("tag {tag} is a signature or an attestation"));
+        if let Some(reason) = not_an_image(tag) {
+            return Some(reason);
         }
         if include
             .as_ref()
@@ -251,55 +245,30 @@ impl Rule {
         admitted.split_off(admitted.len().saturating_sub(newest))
     }
 
+    /// The glob of the packages, as it was written.
+    pub fn source(&self) -> &str {
+        self.source.as_str()
+    }
+
     /// The packages' owner, and the one package's name if `source` is no glob.
     pub fn owner_and_name(&self) -> (&str, Option<&str>) {
-        let source = self.source.glob().glob();
+        let source = self.source.as_str();
         let (owner, name) = source.split_once('/').unwrap_or((source, ""));
-        (owner, (!is_glob(name)).then_some(name))
+        (owner, (!glob::is_glob(name)).then_some(name))
     }
 
     /// The secret with the GHCR token for this rule's packages, if it is not the general one.
-    pub fn token_secret_id(&self) -> Option<Arc<str>> {
-        self.token_secret_id.clone()
+    pub fn token_secret_id(&self) -> Option<&str> {
+        self.token_secret_id.as_deref()
     }
 }
 
-impl Registries {
-    /// Splits `[<registry host>/]<repository>`. A host is the one of `DESTINATION_REGISTRY`, or one of ECR's.
-    pub fn split<'a>(&self, text: &'a str) -> (Option<&'a str>, &'a str) {
-        match text.split_once('/') {
-            Some((host, repository))
-                if self.configured.as_deref() == Some(host) || ecr_region(host).is_some() =>
-            {
-                (Some(host), repository)
-            }
-            _ => (None, text),
-        }
+/// Why nothing is ever copied under `tag`: tags come from lists of GitHub's as well as from events, and end up in URLs.
+pub fn not_an_image(tag: &str) -> Option<String> {
+    if !is_tag(tag) {
+        return Some(format!("{tag:?} is not a valid tag"));
     }
-}
-
-/// The Region of an ECR registry's host: `<account>.dkr.ecr[-fips].<region>.<domain>`, or `dkr-ecr` where it is dual-stack.
-/// (ECR user guide, "Private registry"; amazon-ecr-credential-helper, `api/client.go`)
-pub fn ecr_region(host: &str) -> Option<&str> {
-    let (account, rest) = host.split_once('.')?;
-    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
-    let rest = rest
-        .strip_prefix("dkr.ecr")
-        .or_else(|| rest.strip_prefix("dkr-ecr"))?;
-    let rest = rest.strip_prefix("-fips").unwrap_or(rest);
-    let (region, domain) = rest.strip_prefix('.')?.split_once('.')?;
-    const DOMAINS: [&str; 9] = [
-        "amazonaws.com",
-        "amazonaws.com.cn",
-        "amazonaws.eu",
-        "on.aws",
-        "on.amazonwebservices.com.cn",
-        "c2s.ic.gov",
-        "sc2s.sgov.gov",
-        "cloud.adc-e.uk",
-        "csp.hci.ic.gov",
-    ];
-    (is_account && !region.is_empty() && DOMAINS.contains(&domain)).then_some(region)
+    is_referrer_tag(tag).then(|| format!("tag {tag} is a signature or an attestation"))
 }
 
 impl TagFilter {
@@ -314,45 +283,27 @@ impl TagFilter {
             ),
             None => None,
         };
+        let globs = |name: &str, globs: &[String]| {
+            glob::tags(globs).map_err(|reason| format!("{name}: {reason}"))
+        };
         Ok(TagFilter {
             include: match fields.include {
-                Some(globs) => Some(tag_globs("tags.include", &globs)?),
+                Some(include) => Some(globs("tags.include", &include)?),
                 None => None,
             },
-            exclude: tag_globs("tags.exclude", &fields.exclude)?,
+            exclude: globs("tags.exclude", &fields.exclude)?,
             semver,
             newest: fields.newest,
         })
     }
 }
 
-fn tag_globs(name: &str, globs: &[String]) -> Result<GlobSet, String> {
-    let mut set = GlobSetBuilder::new();
-    for text in globs {
-        set.add(glob(text, false).map_err(|reason| format!("{name} {text:?}: {reason}"))?);
-    }
-    set.build().map_err(|error| format!("{name}: {error}"))
-}
-
-/// Tags under which clients keep signatures and attestations of the manifest with that digest.
-/// (distribution-spec v1.1, "Referrers Tag Schema"; cosign's `.sig`, `.att`, `.sbom`)
-fn is_referrer_tag(tag: &str) -> bool {
-    let Some(rest) = tag.strip_prefix("sha256-") else {
-        return false;
-    };
-    let (digits, suffix) = rest.split_once('.').unwrap_or((rest, "x"));
-    digits.len() == 64
-        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
-        && !suffix.is_empty()
-        && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric())
-}
-
 /// The owner is written out so that no glob ever reaches into somebody else's packages.
-fn source(text: &str) -> Result<GlobMatcher, String> {
+fn source(text: &str) -> Result<Glob, String> {
     let wrong = |reason: &str| format!("source {text:?}: {reason}");
     let (owner, name) = text
         .split_once('/')
-        .ok_or_else(|| wrong("`owner/name` is wanted"))?;
+        .ok_or_else(|| wrong("expected `owner/name`"))?;
     if text != text.to_lowercase() {
         return Err(wrong("GHCR's names are lower case"));
     }
@@ -364,39 +315,14 @@ fn source(text: &str) -> Result<GlobMatcher, String> {
     if name.is_empty() {
         return Err(wrong("the package name is missing; `*` stands for all"));
     }
-    if !is_glob(name) && !is_repository(text) {
+    if !glob::is_glob(name) && !reference::is_package(text) {
         return Err(wrong("no package has such a name"));
     }
-    package_glob(text).map_err(|reason| wrong(&reason))
+    glob::packages(text).map_err(|reason| wrong(&reason))
 }
 
-/// A glob of packages, in which only `**` matches a `/`.
-///
-/// # Errors
-/// Says why it is none.
-pub fn package_glob(text: &str) -> Result<GlobMatcher, String> {
-    Ok(glob(text, true)?.compile_matcher())
-}
-
-/// `globset` overflows the stack or panics on a glob that is nested too deep or too long, so those are refused before it sees them.
-fn glob(text: &str, literal_separator: bool) -> Result<Glob, String> {
-    if text.len() > GLOB_LIMIT || text.matches('{').count() > BRACES_LIMIT {
-        return Err(format!(
-            "a glob has at most {GLOB_LIMIT} bytes, and {BRACES_LIMIT} braces that open"
-        ));
-    }
-    GlobBuilder::new(text)
-        .literal_separator(literal_separator)
-        .build()
-        .map_err(|error| error.kind().to_string())
-}
-
-fn is_glob(name: &str) -> bool {
-    name.contains(['*', '?', '[', '{', '\\'])
-}
-
-fn fill(template: &str, repository: &str) -> Result<String, String> {
-    let (owner, name) = repository.split_once('/').unwrap_or(("", repository));
+fn fill(template: &str, package: &str) -> Result<String, String> {
+    let (owner, name) = package.split_once('/').unwrap_or(("", package));
     let basename = name.rsplit('/').next().unwrap_or(name);
     let filled = template
         .replace("{owner}", owner)
@@ -415,18 +341,17 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Rules, String> {
-        Rules::parse(
-            text,
-            &Registries {
-                configured: Some("localhost:5000".to_owned()),
-            },
-        )
+        let hosts = Hosts {
+            source: "ghcr.io".to_owned(),
+            destination: Some("localhost:5000".to_owned()),
+        };
+        Rules::parse(text, &hosts)
     }
 
     fn destination(rules: &str, repository: &str) -> String {
         let rules = parse(rules).unwrap();
         let rule = rules.find(repository).expect("a rule matches");
-        let destination = &rule.destinations(repository, "1").unwrap()[0];
+        let destination = &rule.destinations(&Source::tagged(repository, "1")).unwrap()[0];
         format!("{:?} {}", destination.registry, destination.repository)
     }
 
@@ -440,37 +365,6 @@ mod tests {
         assert_eq!(destination(&rules, "acme/web"), "None prod/web");
         assert_eq!(destination(&rules, "acme/a/b/web"), "None deep/acme/web");
         assert!(parse(&rules).unwrap().find("acmeevil/api").is_none());
-    }
-
-    #[test]
-    fn a_registry_host_is_told_from_a_repository_with_dots() {
-        let cases = [
-            ("my.team/{name}", "None my.team/api"),
-            ("localhost:5000/{name}", "Some(\"localhost:5000\") api"),
-            (
-                "123456789012.dkr.ecr.eu-west-3.amazonaws.com/x/{name}",
-                "Some(\"123456789012.dkr.ecr.eu-west-3.amazonaws.com\") x/api",
-            ),
-        ];
-        for (template, shown) in cases {
-            let rules = format!(r#"[{{"source":"acme/*","destination":["{template}"]}}]"#);
-            assert_eq!(destination(&rules, "acme/api"), shown);
-        }
-        assert_eq!(
-            ecr_region("123456789012.dkr-ecr-fips.us-east-1.on.aws"),
-            Some("us-east-1")
-        );
-        assert_eq!(
-            ecr_region("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn"),
-            Some("cn-north-1")
-        );
-        for host in [
-            "123456789012.dkr.ecr.eu-west-3.amazonaws.com.evil.org",
-            "1.dkr.ecr.x.amazonaws.com",
-            "ghcr.io",
-        ] {
-            assert_eq!(ecr_region(host), None, "{host}");
-        }
     }
 
     #[test]
@@ -518,7 +412,7 @@ mod tests {
             ),
             (
                 r#"[{"source":"acme/*","destination":"Prod/{name}"}]"#,
-                "no valid repository name",
+                "not a valid repository name",
             ),
             (
                 r#"[{"source":"acme/*","destination":"{nam}"}]"#,
@@ -526,7 +420,7 @@ mod tests {
             ),
             (
                 r#"[{"source":"acme/*","destination":[]}]"#,
-                "a list of them",
+                "a list of at most 64",
             ),
             (
                 r#"[{"source":"acme/*","destination":"{name}","prune":true}]"#,
@@ -540,21 +434,6 @@ mod tests {
         for (text, expected) in cases {
             let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn referrer_tags_are_no_images() {
-        let digits = "0".repeat(64);
-        for tag in [format!("sha256-{digits}"), format!("sha256-{digits}.sig")] {
-            assert!(is_referrer_tag(&tag), "{tag}");
-        }
-        for tag in [
-            "sha256-1234".to_owned(),
-            format!("sha256-{digits}.s-g"),
-            "1.2.3".to_owned(),
-        ] {
-            assert!(!is_referrer_tag(&tag), "{tag}");
         }
     }
 }

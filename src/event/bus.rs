@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Event, Request};
-use crate::config::Settings;
+use super::Event;
+use super::webhook::{self, Delivery};
 use crate::error::{Error, Result};
+use crate::reconcile::Scope;
 
 /// One of GitHub's events on a bus. Nothing is signed there: who may put events on the bus is IAM's to say.
 #[derive(Debug)]
@@ -20,43 +21,42 @@ pub struct BusEvent {
 /// A scheduled run comes from a rule (`aws.events`) or from EventBridge Scheduler (`aws.scheduler`), whose `detail` is a text.
 pub(super) fn read(payload: Value) -> Result<Event> {
     let text = |name: &str| payload.get(name).and_then(Value::as_str).map(str::to_owned);
-    let wanted = || {
+    let expected = || {
         Error::Event(
-            "an event of EventBridge whose `source` and `detail-type` are texts is wanted"
-                .to_owned(),
+            "an event of EventBridge, but `source` or `detail-type` is not a text".to_owned(),
         )
     };
-    let source = text("source").ok_or_else(wanted)?;
+    let source = text("source").ok_or_else(expected)?;
     if ["aws.events", "aws.scheduler"].contains(&source.as_str()) {
-        return Ok(Event::Schedule);
+        return Ok(Event::Reconcile(Scope::default()));
     }
     let detail = payload.get("detail").cloned().unwrap_or_default();
     let detail = match detail {
         Value::String(text) => serde_json::from_str(&text)
-            .map_err(|error| Error::Event(format!("`detail` is no JSON: {error}")))?,
+            .map_err(|error| Error::Event(format!("`detail` is not JSON: {error}")))?,
         detail => detail,
     };
-    Ok(Event::Bus(BusEvent {
+    Ok(Event::GitHub(BusEvent {
         id: text("id"),
         source,
-        name: text("detail-type").ok_or_else(wanted)?,
+        name: text("detail-type").ok_or_else(expected)?,
         payload: detail,
     }))
 }
 
 impl BusEvent {
-    /// What the event asks for.
+    /// What the event tells.
     ///
     /// # Errors
-    /// As [`HttpRequest::request`](super::HttpRequest::request).
-    pub fn request(&self, settings: &Settings) -> Result<Request> {
-        if !settings.event_sources.contains(&self.source) {
-            return Ok(Request::Ignore(format!(
-                "events of {:?} are not taken for GitHub's: EVENT_SOURCES is {}",
+    /// [`Error::Event`] for an event that can't be understood.
+    pub fn delivery(&self, accepted_sources: &[String]) -> Result<Delivery> {
+        if !accepted_sources.contains(&self.source) {
+            return Ok(Delivery::Ignored(format!(
+                "the `source` of the event is {:?}, and EVENT_SOURCES accepts {}",
                 self.source,
-                settings.event_sources.join(",")
+                accepted_sources.join(",")
             )));
         }
-        super::delivery(&self.name, self.payload.to_string().as_bytes(), settings)
+        webhook::read(&self.name, self.payload.to_string().as_bytes()).map_err(Error::Event)
     }
 }

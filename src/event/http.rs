@@ -8,11 +8,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::Request;
-use crate::config::Settings;
+use super::webhook::{self, Delivery};
+use crate::copy::report::Outcome;
 use crate::error::{Error, Kind, Result};
-use crate::report::Outcome;
-use crate::webhook;
+use crate::reports::Reports;
 
 /// What matters of an HTTP request.
 #[derive(Debug, Default)]
@@ -22,7 +21,7 @@ pub struct HttpRequest {
     /// `X-Hub-Signature-256`.
     pub signature: Option<String>,
     /// `X-GitHub-Delivery`, which stays the same when a delivery is repeated.
-    pub delivery: Option<String>,
+    pub delivery_id: Option<String>,
     /// `Content-Type`.
     pub content_type: Option<String>,
     /// The body as it was sent, decoded if the gateway encoded it.
@@ -68,39 +67,42 @@ impl HttpRequest {
         HttpRequest {
             event_name: header("x-github-event"),
             signature: header("x-hub-signature-256"),
-            delivery: header("x-github-delivery"),
+            delivery_id: header("x-github-delivery"),
             content_type: header("content-type"),
             body,
         }
     }
 
-    /// What the delivery asks for. The signature must have been checked before.
+    /// What the delivery tells. The signature must have been checked before.
     ///
     /// # Errors
-    /// [`Error::Event`] for a delivery that can't be understood, [`Error::Rule`] for a rule that can't be carried out.
-    pub fn request(&self, settings: &Settings) -> Result<Request> {
+    /// [`Error::Event`] for a delivery that can't be understood.
+    pub fn delivery(&self) -> Result<Delivery> {
         let event_name = self
             .event_name
             .as_deref()
             .ok_or_else(|| Error::Event("the header X-GitHub-Event is missing".to_owned()))?;
         let payload =
             webhook::payload(self.content_type.as_deref(), &self.body).map_err(Error::Event)?;
-        super::delivery(event_name, &payload, settings)
+        webhook::read(event_name, &payload).map_err(Error::Event)
     }
-}
 
-/// The reply with the reports as its body.
-pub(super) fn reply(outcome: Outcome, error: Option<&Error>, body: &Value) -> Result<Value> {
-    let mut response = ApiGatewayProxyResponse::default();
-    response.status_code = status(outcome, error);
-    response.headers.insert(
-        "content-type",
-        "application/json"
-            .parse()
-            .map_err(|_| Error::Internal("no content type".to_owned()))?,
-    );
-    response.body = Some(Body::Text(body.to_string()));
-    serde_json::to_value(response).map_err(|error| Error::Internal(error.to_string()))
+    /// The reply with the reports as its body.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if it can't be written.
+    pub fn reply(&self, reports: &Reports) -> Result<Value> {
+        let mut response = ApiGatewayProxyResponse::default();
+        response.status_code = status(reports.outcome(), reports.error());
+        response.headers.insert(
+            "content-type",
+            "application/json"
+                .parse()
+                .map_err(|_| Error::Internal("no content type".to_owned()))?,
+        );
+        response.body = Some(Body::Text(reports.body().to_string()));
+        serde_json::to_value(response).map_err(|error| Error::Internal(error.to_string()))
+    }
 }
 
 /// GitHub shows the status of each delivery: 4xx is the sender's to mend, 5xx is ours.

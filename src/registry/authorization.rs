@@ -2,9 +2,15 @@
 //!
 //! `oci_client::Client` knows the exchange too, but sends the credential to whatever realm a challenge names, and goes on
 //! anonymously when the exchange fails. Here the realm must be the registry's own host, and a failure is the result.
+//!
+//! A credential that is refused is read again from where it comes from; if it has been replaced meanwhile, the request is made
+//! once more with the new one.
+
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::BoxFuture;
 use reqwest::header::HeaderValue;
 use reqwest::{Client, Response, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
@@ -12,10 +18,14 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use url::Url;
 
+use super::challenge::Challenge;
 use super::refusal::{self, Place};
-use crate::challenge::Challenge;
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind, Operation, Result};
-use crate::job::Endpoint;
+use crate::kept::{Freshness, with_renewal};
+
+/// So many secrets are remembered, to keep them out of messages: those in use, and those before a renewal.
+const KNOWN_SECRETS: usize = 8;
 
 /// A user name and its password or token. `Debug` shows neither.
 #[derive(Clone)]
@@ -31,6 +41,17 @@ impl std::fmt::Debug for Credential {
         formatter.write_str("Credential(…)")
     }
 }
+
+impl PartialEq for Credential {
+    fn eq(&self, other: &Self) -> bool {
+        self.username == other.username
+            && self.password.expose_secret() == other.password.expose_secret()
+    }
+}
+
+/// Gives the credential at hand, or a fresh one.
+pub type Credentials =
+    Arc<dyn Fn(Freshness) -> BoxFuture<'static, Result<Credential>> + Send + Sync>;
 
 impl Credential {
     /// The value of an `Authorization` header, marked so that nothing prints it. (RFC 7617)
@@ -49,36 +70,64 @@ fn secret_header(value: String) -> Result<HeaderValue> {
 
 /// Gives the `Authorization` header for one repository.
 pub(super) struct Authorization {
-    credential: Option<Credential>,
+    credentials: Option<Credentials>,
     /// ECR speaks Basic from the first request on; elsewhere the registry is asked how.
     is_preemptive: bool,
-    /// `None` until asked; then the header, or none at all for a registry that wants none.
     /// The lock is held during the exchange, so that many requests at once make one.
-    header: Mutex<Option<Option<HeaderValue>>>,
+    given: Mutex<Given>,
+    /// What must never stand in a message, should a registry echo it.
+    secrets: SyncMutex<Vec<SecretString>>,
+}
+
+/// What requests are authorized with.
+#[derive(Default)]
+struct Given {
+    /// `None` until asked; then the header, or none at all for a registry that asks for no authorization.
+    header: Option<Option<HeaderValue>>,
+    /// The credential behind the last header.
+    credential: Option<Credential>,
+}
+
+impl Given {
+    fn new(header: Option<HeaderValue>, credential: Option<Credential>) -> Self {
+        Given {
+            header: Some(header),
+            credential,
+        }
+    }
 }
 
 impl Authorization {
-    /// Asks the registry how it wants to be spoken to.
-    pub(super) fn by_challenge(credential: Option<Credential>) -> Self {
-        Authorization {
-            credential,
-            is_preemptive: false,
-            header: Mutex::new(None),
-        }
+    /// Asks the registry how it expects to be spoken to; without credentials, anonymously.
+    pub(super) fn by_challenge(credentials: Option<Credentials>) -> Self {
+        Authorization::new(credentials, false)
     }
 
     /// Sends Basic credentials from the first request on.
-    pub(super) fn basic(credential: Credential) -> Self {
+    pub(super) fn basic(credentials: Credentials) -> Self {
+        Authorization::new(Some(credentials), true)
+    }
+
+    fn new(credentials: Option<Credentials>, is_preemptive: bool) -> Self {
         Authorization {
-            credential: Some(credential),
-            is_preemptive: true,
-            header: Mutex::new(None),
+            credentials,
+            is_preemptive,
+            given: Mutex::default(),
+            secrets: SyncMutex::default(),
         }
     }
 
     /// Whether a credential is configured at all.
     pub(super) fn has_credential(&self) -> bool {
-        self.credential.is_some()
+        self.credentials.is_some()
+    }
+
+    /// The secrets that were used lately.
+    pub(super) fn secrets(&self) -> Vec<SecretString> {
+        self.secrets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The header to send.
@@ -88,33 +137,77 @@ impl Authorization {
         endpoint: &Endpoint,
         place: &Place<'_>,
     ) -> Result<Option<HeaderValue>> {
-        let mut header = self.header.lock().await;
-        if let Some(header) = header.as_ref() {
+        let mut given = self.given.lock().await;
+        if let Some(header) = &given.header {
             return Ok(header.clone());
         }
-        let fresh = match &self.credential {
-            Some(credential) if self.is_preemptive => Some(credential.basic()?),
-            _ => self.ask(http, endpoint, place).await?,
+        *given = match self.is_preemptive {
+            true => {
+                let credential = self.credential(Freshness::Kept).await?;
+                Given::new(
+                    credential.as_ref().map(Credential::basic).transpose()?,
+                    credential,
+                )
+            }
+            false => self.ask(http, endpoint, place).await?,
         };
-        *header = Some(fresh.clone());
-        Ok(fresh)
+        let header = given.header.clone().flatten();
+        self.remember(header.as_ref());
+        Ok(header)
     }
 
-    /// Forgets `refused`, if it is still the current header. Says whether another one can be had.
-    pub(super) async fn forget(&self, refused: Option<&HeaderValue>) -> bool {
-        let mut header = self.header.lock().await;
-        if header.as_ref().map(Option::as_ref) == Some(refused) {
-            *header = None;
-        }
-        !self.is_preemptive
-    }
-
-    async fn ask(
+    /// The registry answered `status`, 401 or 403, to a request with the header `refused`. Says whether another header can be
+    /// had: a new bearer token, or one by a credential that has been replaced meanwhile.
+    ///
+    /// # Errors
+    /// What the credential could not be read for.
+    pub(super) async fn renew(
         &self,
-        http: &Client,
-        endpoint: &Endpoint,
-        place: &Place<'_>,
-    ) -> Result<Option<HeaderValue>> {
+        refused: Option<&HeaderValue>,
+        status: StatusCode,
+    ) -> Result<bool> {
+        let mut given = self.given.lock().await;
+        if given
+            .header
+            .as_ref()
+            .is_some_and(|header| header.as_ref() != refused)
+        {
+            return Ok(true);
+        }
+        // Permissions may have changed since the token was given, so a 403 forgets it too.
+        given.header = None;
+        if status == StatusCode::UNAUTHORIZED && !self.is_preemptive {
+            return Ok(true);
+        }
+        Ok(self.credential(Freshness::AfterRefusal).await? != given.credential)
+    }
+
+    async fn credential(&self, freshness: Freshness) -> Result<Option<Credential>> {
+        let Some(credentials) = &self.credentials else {
+            return Ok(None);
+        };
+        let credential = credentials(freshness).await?;
+        self.remember_secret(credential.password.expose_secret());
+        Ok(Some(credential))
+    }
+
+    fn remember(&self, header: Option<&HeaderValue>) {
+        let text = header.and_then(|header| header.to_str().ok());
+        if let Some((_, secret)) = text.and_then(|text| text.split_once(' ')) {
+            self.remember_secret(secret);
+        }
+    }
+
+    fn remember_secret(&self, secret: &str) {
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        if secrets.iter().all(|known| known.expose_secret() != secret) {
+            secrets.push(SecretString::from(secret));
+            let surplus = secrets.len().saturating_sub(KNOWN_SECRETS);
+            secrets.drain(..surplus);
+        }
+    }
+
+    async fn ask(&self, http: &Client, endpoint: &Endpoint, place: &Place<'_>) -> Result<Given> {
         let place = Place {
             operation: Operation::Authorize,
             ..*place
@@ -123,17 +216,22 @@ impl Authorization {
         let response = send(http.get(url), &place).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
             return match response.status().is_success() {
-                true => Ok(None),
+                true => Ok(Given::new(None, None)),
                 false => Err(refusal::of(response, &place).await),
             };
         }
         match Challenge::of(response.headers()) {
             Some(Challenge::Bearer { realm, service }) => {
                 let realm = checked_realm(&realm, endpoint, &place)?;
-                self.exchange(http, realm, service, &place).await.map(Some)
+                let (realm, service, place) = (&realm, service.as_deref(), &place);
+                let exchange = |credential: Option<Credential>| async move {
+                    let header = exchange(http, realm.clone(), service, credential.as_ref(), place);
+                    Ok(Given::new(Some(header.await?), credential))
+                };
+                with_renewal(|freshness| self.credential(freshness), exchange).await
             }
-            Some(Challenge::Basic) => match &self.credential {
-                Some(credential) => credential.basic().map(Some),
+            Some(Challenge::Basic) => match self.credential(Freshness::Kept).await? {
+                Some(credential) => Ok(Given::new(Some(credential.basic()?), Some(credential))),
                 None => Err(refusal::of(response, &place).await),
             },
             None => Err(place.error(
@@ -142,37 +240,37 @@ impl Authorization {
             )),
         }
     }
+}
 
-    /// The credential for a bearer token of this one repository. (distribution's token authentication specification)
-    async fn exchange(
-        &self,
-        http: &Client,
-        mut realm: Url,
-        service: Option<String>,
-        place: &Place<'_>,
-    ) -> Result<HeaderValue> {
-        if let Some(service) = service {
-            realm.query_pairs_mut().append_pair("service", &service);
-        }
-        // The scope of the challenge is a placeholder at GHCR's `/v2/` (`repository:user/image:pull`).
-        let scope = format!("repository:{}:pull", place.repository);
-        realm.query_pairs_mut().append_pair("scope", &scope);
-        let mut request = http.get(realm);
-        if let Some(credential) = &self.credential {
-            request = request.header(reqwest::header::AUTHORIZATION, credential.basic()?);
-        }
-        let response = send(request, place).await?;
-        if !response.status().is_success() {
-            return Err(refusal::of(response, place).await);
-        }
-        let unusable = || place.error(Kind::Transient, "an answer without a token".to_owned());
-        let body = refusal::limited_body(response, 64 * 1024)
-            .await
-            .ok_or_else(unusable)?;
-        let token: Token = serde_json::from_slice(&body).map_err(|_| unusable())?;
-        let token = token.token.or(token.access_token).ok_or_else(unusable)?;
-        secret_header(format!("Bearer {token}")).map_err(|_| unusable())
+/// The credential for a bearer token of this one repository. (distribution's token authentication specification)
+async fn exchange(
+    http: &Client,
+    mut realm: Url,
+    service: Option<&str>,
+    credential: Option<&Credential>,
+    place: &Place<'_>,
+) -> Result<HeaderValue> {
+    if let Some(service) = service {
+        realm.query_pairs_mut().append_pair("service", service);
     }
+    // The scope of the challenge is a placeholder at GHCR's `/v2/` (`repository:user/image:pull`).
+    let scope = format!("repository:{}:pull", place.repository);
+    realm.query_pairs_mut().append_pair("scope", &scope);
+    let mut request = http.get(realm);
+    if let Some(credential) = credential {
+        request = request.header(reqwest::header::AUTHORIZATION, credential.basic()?);
+    }
+    let response = send(request, place).await?;
+    if !response.status().is_success() {
+        return Err(refusal::of(response, place).await);
+    }
+    let unusable = || place.error(Kind::Transient, "the answer has no token".to_owned());
+    let body = refusal::limited_body(response, 64 * 1024)
+        .await
+        .ok_or_else(unusable)?;
+    let token: Token = serde_json::from_slice(&body).map_err(|_| unusable())?;
+    let token = token.token.or(token.access_token).ok_or_else(unusable)?;
+    secret_header(format!("Bearer {token}")).map_err(|_| unusable())
 }
 
 #[derive(Deserialize)]
@@ -196,7 +294,7 @@ fn checked_realm(realm: &str, endpoint: &Endpoint, place: &Place<'_>) -> Result<
             place.error(
                 Kind::Denied,
                 format!(
-                    "the registry asks to send the credential to another host ({host}), which is refused"
+                    "the registry asks to send the credential to another host ({host}), which the function refuses"
                 ),
             )
         })
@@ -208,7 +306,7 @@ pub(super) fn join(base: &Url, path: &str) -> Result<Url> {
 }
 
 /// Sends a request that has no streamed body.
-pub(super) async fn send(request: reqwest::RequestBuilder, place: &Place<'_>) -> Result<Response> {
+async fn send(request: reqwest::RequestBuilder, place: &Place<'_>) -> Result<Response> {
     request
         .timeout(super::REQUEST_TIMEOUT)
         .send()

@@ -2,12 +2,15 @@
 //!
 //! Here, and nowhere else, a status, an error code and a text become a [`Kind`] and an advice.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Response, StatusCode};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 
+use super::REQUEST_TIMEOUT;
+use super::authorization::Authorization;
 use crate::error::{Error, Kind, Operation, Side};
 
 /// Where a request goes and what for: all that an error has to say of it.
@@ -19,7 +22,7 @@ pub(super) struct Place<'a> {
     pub(super) repository: &'a str,
     /// `:tag`, `@digest`, or nothing.
     pub(super) suffix: &'a str,
-    pub(super) has_credential: bool,
+    pub(super) authorization: &'a Authorization,
 }
 
 impl Place<'_> {
@@ -84,12 +87,19 @@ pub(super) async fn of(response: Response, place: &Place<'_>) -> Error {
     let body = limited_body(response, 64 * 1024).await.unwrap_or_default();
     let envelope: Envelope = serde_json::from_slice(&body).unwrap_or_default();
     let EnvelopeError { code, message } = envelope.errors.into_iter().next().unwrap_or_default();
-    let kind = kind(place, status, &code, &message);
-    let detail = [status.as_str(), &printable(&code), &printable(&message)]
+    let shown = |text: &str| printable(text, place.authorization);
+    let detail = [status.as_str(), &shown(&code), &shown(&message)]
         .into_iter()
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
         .join(" ");
+    if is_part_missing(place, &code, &message) {
+        return Error::PartMissing {
+            reference: place.reference(),
+            detail,
+        };
+    }
+    let kind = kind(place, status, &code, &message);
     Error::Registry {
         side: place.side,
         operation: place.operation,
@@ -101,16 +111,38 @@ pub(super) async fn of(response: Response, place: &Place<'_>) -> Error {
     }
 }
 
-/// At most `limit` bytes of a body, or `None` if there are more or they don't arrive.
+/// A manifest is refused because something that it refers to is not there. Neither ECR's status nor its code is documented for
+/// it, so the exceptions' names in the message count too. (ECR API reference, `PutImage`)
+fn is_part_missing(place: &Place<'_>, code: &str, message: &str) -> bool {
+    place.operation == Operation::PushManifest
+        && (matches!(
+            code,
+            "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN" | "MANIFEST_UNKNOWN"
+        ) || [
+            "LayersNotFoundException",
+            "ReferencedImagesNotFoundException",
+        ]
+        .iter()
+        .any(|exception| message.contains(exception)))
+}
+
+/// At most `limit` bytes of a body, or `None` if there are more or they don't arrive in time.
 pub(super) async fn limited_body(mut response: Response, limit: usize) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.ok()? {
-        if body.len() + chunk.len() > limit {
-            return None;
+    let read = async {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.ok()? {
+            if body.len() + chunk.len() > limit {
+                return None;
+            }
+            body.extend_from_slice(&chunk);
         }
-        body.extend_from_slice(&chunk);
-    }
-    Some(body)
+        Some(body)
+    };
+    // The answer to a streamed request has no time limit of its own.
+    tokio::time::timeout(REQUEST_TIMEOUT, read)
+        .await
+        .ok()
+        .flatten()
 }
 
 fn kind(place: &Place<'_>, status: StatusCode, code: &str, message: &str) -> Kind {
@@ -140,8 +172,6 @@ fn kind(place: &Place<'_>, status: StatusCode, code: &str, message: &str) -> Kin
         {
             Kind::Transient
         }
-        // Something that was there when the plan was made is gone: ECR may clean up unreferenced layers at any time.
-        _ if matches!(code, "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN") => Kind::Transient,
         _ => Kind::Invalid,
     }
 }
@@ -149,7 +179,7 @@ fn kind(place: &Place<'_>, status: StatusCode, code: &str, message: &str) -> Kin
 fn advice(place: &Place<'_>, kind: Kind, code: &str, message: &str) -> String {
     let repository = place.repository;
     match (place.side, kind) {
-        (Side::Source, Kind::Denied) if place.has_credential => {
+        (Side::Source, Kind::Denied) if place.authorization.has_credential() => {
             "the GHCR token is expired, revoked, lacks read:packages or is not authorised for the organisation's SSO, or the package is missing; GHCR lets only a classic personal access token pull private packages".to_owned()
         }
         (Side::Source, Kind::Denied) => {
@@ -180,20 +210,83 @@ fn advice(place: &Place<'_>, kind: Kind, code: &str, message: &str) -> String {
     }
 }
 
-/// How long to leave the registry alone. Hints below a second (GHCR has sent microseconds) and beyond a minute are brought into that
-/// range; a 429 without one that can be read asks for a second.
+/// How long the registry asks not to be called: `Retry-After` in seconds or as a date. Hints below a second (GHCR has sent
+/// microseconds) and beyond a minute are brought into that range; a 429 without one that can be read asks for a second.
+/// (RFC 9110 section 10.2.3)
 fn retry_after(response: &Response) -> Option<Duration> {
     let value = response.headers().get(RETRY_AFTER);
-    let seconds = value.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let value = value.and_then(|value| value.to_str().ok()).map(str::trim);
+    let seconds = value.and_then(|value| value.parse().ok().or_else(|| seconds_until(value)));
     let is_throttled = response.status() == StatusCode::TOO_MANY_REQUESTS;
     let seconds: u64 = seconds.or(is_throttled.then_some(1))?;
     Some(Duration::from_secs(seconds.clamp(1, 60)))
 }
 
-/// Foreign text for a log line: short, and without control characters.
-fn printable(text: &str) -> String {
-    text.chars()
+/// The seconds from now to a date as HTTP writes it; 0 if it is over.
+fn seconds_until(date: &str) -> Option<u64> {
+    let at = httpdate::parse_http_date(date).ok()?;
+    let wait = at.duration_since(SystemTime::now()).unwrap_or_default();
+    Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
+}
+
+/// Foreign text for a log line: short, without control characters, and without anything secret that the registry echoes: the
+/// credentials in use, GitHub's tokens, and the queries of URLs, which may be signed.
+fn printable(text: &str, authorization: &Authorization) -> String {
+    let mut text = text.to_owned();
+    for secret in authorization.secrets() {
+        text = text.replace(secret.expose_secret(), "…");
+    }
+    let is_space = |character: char| character.is_whitespace() || "\"'<>".contains(character);
+    let words = text.split_inclusive(is_space).map(redacted);
+    words
+        .collect::<String>()
+        .chars()
         .filter(|character| !character.is_control())
         .take(300)
         .collect()
+}
+
+/// One word without what may be a secret in it.
+fn redacted(word: &str) -> String {
+    const TOKENS: [&str; 6] = ["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"];
+    const SIGNATURES: [&str; 5] = ["sig=", "signature=", "x-amz-", "token=", "password="];
+    let lower = word.to_ascii_lowercase();
+    let query = word
+        .find('?')
+        .filter(|query| word[*query..].contains('='))
+        .map(|at| at + 1);
+    let secrets = TOKENS
+        .iter()
+        .chain(&SIGNATURES)
+        .filter_map(|start| lower.find(start));
+    match secrets.chain(query).min() {
+        // The first byte of what is cut off is ASCII, so this is a character's boundary.
+        Some(at) => format!("{}… ", &word[..at]),
+        None => word.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_registry_echoes_is_shown_without_secrets() {
+        let authorization = Authorization::by_challenge(None);
+        let shown = |text: &str| printable(text, &authorization);
+        assert_eq!(
+            shown("repository name not known\n"),
+            "repository name not known"
+        );
+        assert_eq!(shown("what? is = this"), "what? is = this");
+        for text in [
+            "no https://storage.example/blobs/x?se=2099&sig=SECRET here",
+            "no \"/blobs?X-Amz-Signature=SECRET\" here",
+            "token ghp_SECRET is wrong",
+            "Token=SECRET",
+            "github_pat_SECRET",
+        ] {
+            assert!(!shown(text).contains("SECRET"), "{}", shown(text));
+        }
+    }
 }

@@ -11,6 +11,7 @@ mod budgets;
 mod copy;
 mod events;
 mod failures;
+mod github;
 mod graph;
 mod hazards;
 mod interruptions;

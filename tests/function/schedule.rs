@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use support::deployment::{JOB_QUEUE, RULES, image_requests};
+use support::http::Fault;
 use support::image::Blob;
 use support::webhook;
 
@@ -140,6 +141,32 @@ async fn a_schedule_finds_packages_and_hands_over_what_differs() {
     );
     let reply = scenario.invoke(&json!({"reconcile": true})).await.reply();
     assert_eq!(reply["outcome"], "current");
+}
+
+/// The newest two of half a list would be the wrong two.
+#[tokio::test]
+async fn tags_are_not_chosen_from_half_a_list() {
+    let rules = r#"[{"source":"acme/api","destination":"prod/api","tags":{"newest":2}}]"#;
+    let scenario = Scenario::start_with(&[("RULES", rules)]).await;
+    for tag in ["1", "2", "3"] {
+        scenario.push(REPOSITORY, tag, &small_image());
+    }
+    let page = Fault::Status {
+        status: 200,
+        headers: vec![(
+            "link".to_owned(),
+            "<https://evil.example/v2/acme/api/tags/list?last=2>; rel=\"next\"".to_owned(),
+        )],
+        body: json!({"name": REPOSITORY, "tags": ["1", "2"]}).to_string(),
+    };
+    scenario.ghcr.server.fault("GET", "/tags/list", 1, page);
+    let (kind, message) = scenario.invoke(&webhook::scheduler()).await.error();
+    assert_eq!(kind, "Invalid", "{message}");
+    assert!(
+        message.contains("another host, https://evil.example"),
+        "{message}"
+    );
+    assert!(scenario.ecr.repository("prod/api").tags.is_empty());
 }
 
 #[tokio::test]

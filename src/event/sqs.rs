@@ -3,22 +3,22 @@
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use serde_json::Value;
 
+use crate::aws::queue::Message;
 use crate::error::{Error, Result};
-use crate::queue::Message;
 
 /// The messages of a batch. Their bodies are left for later, so that one that can't be understood fails alone.
 pub(super) fn read(payload: Value) -> Result<Vec<Message>> {
-    let wanted = |reason: &str| Error::Event(format!("`Records`, but {reason}"));
+    let but = |reason: &str| Error::Event(format!("`Records`, but {reason}"));
     let event: SqsEvent =
-        serde_json::from_value(payload).map_err(|error| wanted(&error.to_string()))?;
+        serde_json::from_value(payload).map_err(|error| but(&error.to_string()))?;
     event
         .records
         .into_iter()
         .map(|record| {
             if record.event_source.as_deref() != Some("aws:sqs") {
-                return Err(wanted("not every `eventSource` is `aws:sqs`"));
+                return Err(but("not every `eventSource` is `aws:sqs`"));
             }
-            message(record).ok_or_else(|| wanted("one has no `messageId` or `receiptHandle`"))
+            message(record).ok_or_else(|| but("one has no `messageId` or `receiptHandle`"))
         })
         .collect()
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION, RANGE};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Body, RequestBuilder, Response, StatusCode};
 use url::Url;
 
@@ -32,7 +32,7 @@ pub struct Upload {
 impl Repository {
     /// Whether the blob is in this repository. One HEAD request.
     pub async fn has_blob(&self, digest: &Digest) -> Result<bool> {
-        let suffix = suffix(digest.as_str());
+        let suffix = suffix(&digest.to_string());
         let place = self.place(Operation::HasBlob, &suffix);
         let url = self.url(&format!("blobs/{digest}"))?;
         let response = self.send(&place, || self.http.head(url.clone())).await?;
@@ -47,11 +47,12 @@ impl Repository {
     /// Begins to read a blob, from byte `offset` on. Redirects are followed without the credential, only to places that are as public
     /// as the registry, and only to https unless the registry itself was configured as http.
     ///
-    /// What is wanted of a blob that is read on is a closed range, as some registries refuse an open one (anchore/stereoscope#695);
-    /// from one that does not know ranges, the bytes before are read again and dropped.
+    /// The rest of a blob is asked for by a closed range, as some registries refuse an open one (anchore/stereoscope#695). The
+    /// answer may be the whole blob, from a registry that does not know ranges, or another part of it: the reader drops the bytes
+    /// before `offset`, and ends where the answer does.
     pub async fn fetch_blob(&self, descriptor: &Descriptor, offset: u64) -> Result<BlobReader> {
-        let Descriptor { digest, size, .. } = descriptor;
-        let suffix = suffix(digest.as_str());
+        let Descriptor { digest, size } = descriptor;
+        let suffix = suffix(&digest.to_string());
         let place = self.place(Operation::FetchBlob, &suffix);
         let get = |url: &Url| match offset {
             0 => self.http.get(url.clone()),
@@ -76,28 +77,32 @@ impl Repository {
             let detail = format!("{status} from the storage behind the registry");
             return Err(place.error(Kind::Transient, detail));
         }
-        let (to_skip, expected) = match status {
-            StatusCode::OK => (offset, *size),
-            StatusCode::PARTIAL_CONTENT if offset > 0 => (0, size - offset),
+        let (first, end) = match status {
+            StatusCode::OK => (0, *size),
+            StatusCode::PARTIAL_CONTENT if offset > 0 => part(&response, offset, *size)
+                .map_err(|reason| place.error(Kind::Transient, reason))?,
             _ => return Err(refusal::of(response, &place).await),
         };
         match response.content_length() {
-            Some(length) if length != expected => Err(place.content(format!(
-                "the blob has {} bytes instead of {size}",
-                (size - expected).saturating_add(length)
-            ))),
-            _ => Ok(BlobReader::new(
+            Some(length) if length != end - first => Err(place.content(match status {
+                StatusCode::OK => format!("the blob has {length} bytes instead of {size}"),
+                _ => format!(
+                    "a part of the blob has {length} bytes instead of {}",
+                    end - first
+                ),
+            })),
+            _ => Ok(BlobReader {
                 response,
-                place.reference(),
-                to_skip,
-                size - offset,
-            )),
+                reference: place.reference(),
+                to_skip: offset - first,
+                remaining: end - offset,
+            }),
         }
     }
 
     /// Opens an upload session. One POST request.
     pub async fn start_upload(&self, digest: &Digest) -> Result<Upload> {
-        let suffix = suffix(digest.as_str());
+        let suffix = suffix(&digest.to_string());
         let place = self.place(Operation::StartUpload, &suffix);
         let url = self.url("blobs/uploads/")?;
         let response = self
@@ -119,7 +124,7 @@ impl Repository {
         }
         session
             .query_pairs_mut()
-            .append_pair("digest", digest.as_str());
+            .append_pair("digest", &digest.to_string());
         Ok(Upload { url: session })
     }
 
@@ -136,8 +141,8 @@ impl Repository {
         descriptor: &Descriptor,
         bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
     ) -> Result<()> {
-        let Descriptor { digest, size, .. } = descriptor;
-        let suffix = suffix(digest.as_str());
+        let Descriptor { digest, size } = descriptor;
+        let suffix = suffix(&digest.to_string());
         let place = self.place(Operation::PushBlob, &suffix);
         let flow = Arc::new(Flow::default());
         let watched = Watched {
@@ -146,7 +151,7 @@ impl Repository {
         };
         let header = self.admission(&place).await?;
         let request = self
-            .authorized(self.http.put(upload.url), header)
+            .authorized(self.http.put(upload.url), header.clone())
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, *size)
             .body(Body::wrap_stream(watched));
@@ -155,6 +160,14 @@ impl Repository {
             Some(result) => result?,
             None => return Err(place.error(Kind::Transient, "the upload stood still".to_owned())),
         };
+        let status = response.status();
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+            && self.authorization.renew(header.as_ref(), status).await?
+        {
+            // The bytes are gone, so it takes another upload.
+            let detail = format!("{status}, but the credential has been replaced meanwhile");
+            return Err(place.error(Kind::Transient, detail));
+        }
         // The specification says 201; 202 is what some registries answer.
         match response.status() {
             StatusCode::CREATED | StatusCode::ACCEPTED => Ok(()),
@@ -198,28 +211,48 @@ fn location(response: &Response, base: &Url) -> Option<Url> {
     base.join(value).ok()
 }
 
+/// Where a part of a blob begins and ends, by its `Content-Range`: at least the byte `offset` has to be in it.
+/// (RFC 9110 section 14.4)
+fn part(response: &Response, offset: u64, size: u64) -> Result<(u64, u64), String> {
+    let value = response.headers().get(CONTENT_RANGE);
+    let value = value
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let range = value.strip_prefix("bytes ").and_then(|range| {
+        let (first, rest) = range.split_once('-')?;
+        let (last, length) = rest.split_once('/')?;
+        let end = last.trim().parse::<u64>().ok()?.checked_add(1)?;
+        let length = match length.trim() {
+            "*" => size,
+            length => length.parse().ok()?,
+        };
+        Some((first.trim().parse::<u64>().ok()?, end, length))
+    });
+    match range {
+        Some((first, end, length))
+            if first <= offset && offset < end && end <= size && length == size =>
+        {
+            Ok((first, end))
+        }
+        _ => Err(format!(
+            "asked for the bytes from {offset} on, and got Content-Range {:?}",
+            value.chars().take(100).collect::<String>()
+        )),
+    }
+}
+
 /// A blob that is being read: its bytes in order, as they come from the network.
 pub struct BlobReader {
     response: Response,
     reference: String,
     /// Bytes that come before those that were asked for.
     to_skip: u64,
-    /// Bytes that are still to come.
+    /// Bytes of this answer that are still to come.
     remaining: u64,
 }
 
 impl BlobReader {
-    /// Reads `remaining` bytes of `response`, after `to_skip` that are not wanted.
-    fn new(response: Response, reference: String, to_skip: u64, remaining: u64) -> Self {
-        BlobReader {
-            response,
-            reference,
-            to_skip,
-            remaining,
-        }
-    }
-
-    /// The next bytes, or `None` when there have been as many as there should.
+    /// The next bytes, or `None` at the end of the answer, which need not be the end of the blob.
     ///
     /// # Errors
     /// [`Kind::Transient`] where the connection breaks off or stands still, [`Error::Content`] where there are too many bytes.
@@ -263,7 +296,8 @@ impl BlobReader {
     }
 }
 
-/// Watches the bytes of an upload go by.
+/// Watches the bytes of an upload go by: how many there were, and for whom the upload waits now. Time alone does not tell a
+/// stalled upload: a slow source, or another destination that shares the source, holds it up as well.
 #[derive(Default)]
 struct Flow {
     moved: AtomicU64,
@@ -292,12 +326,12 @@ impl Stream for Watched {
 }
 
 impl Flow {
-    /// Waits for an upload of `size` bytes as long as its bytes are taken; `None` if they are not. Bytes that are late are no fault of
-    /// the upload.
+    /// Waits for an upload of `size` bytes as long as the destination takes its bytes; `None` if it does not.
     async fn unless_stalled<T>(&self, size: u64, upload: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(upload);
         loop {
             let before = self.moved.load(Ordering::Relaxed);
+            // With all bytes handed over, the destination computes their digest before it answers.
             let patience = match before == size {
                 true => COMMIT_TIMEOUT,
                 false => REQUEST_TIMEOUT,
@@ -305,6 +339,8 @@ impl Flow {
             if let Ok(result) = tokio::time::timeout(patience, &mut upload).await {
                 return Some(result);
             }
+            // No answer in that time. If no byte was taken either, and there was one to take, the destination stands still.
+            // If the upload waits for the next byte, whoever reads the source has a time limit of its own.
             let is_late = self.is_waiting_for_bytes.load(Ordering::Relaxed);
             if self.moved.load(Ordering::Relaxed) == before && !is_late {
                 return None;

@@ -6,42 +6,77 @@
 use std::borrow::Cow;
 
 use aws_lc_rs::hmac;
-use oci_client::Reference;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use crate::job::{is_repository, is_tag};
+use crate::copy::report::{Report, Subject};
+use crate::job::{Job, Options, Origin};
 use crate::manifest::Digest;
+use crate::reference::{Source, Version, is_package, is_tag};
+use crate::rules::{Rules, not_an_image};
 
-/// What a delivery asks for.
+/// What a delivery tells.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// A tag was pushed.
-    Published(Published),
-    /// Nothing, because of this.
+    /// A tag was pushed; one of several, if several were pushed together. The digest that it had is announced, if the payload has
+    /// a valid one.
+    Published(Source),
+    /// Nothing to copy, because of this.
     Ignored(String),
 }
 
-/// A tagged image that GitHub says was pushed.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Published {
-    /// `owner/name`, in lower case; the name may hold slashes.
-    pub repository: String,
-    /// The tag; one of several, if several were pushed together.
-    pub tag: String,
-    /// The digest that the tag had at the event, if the payload has a valid one.
-    pub digest: Option<Digest>,
-}
-
-impl Published {
-    /// The image at the registry `host`, with the digest as a hint if there is one.
-    pub fn reference(self, host: String) -> Reference {
-        match self.digest {
-            Some(digest) => {
-                Reference::with_tag_and_digest(host, self.repository, self.tag, digest.to_string())
-            }
-            None => Reference::with_tag(host, self.repository, self.tag),
+impl Delivery {
+    /// The job that the delivery asks for.
+    ///
+    /// A tag that the rule does not admit is a job all the same if its digest can lead to others of the same push. Whoever carries
+    /// it out looks those up, and ignores the tag itself.
+    ///
+    /// # Errors
+    /// The report of a delivery that is ignored.
+    pub fn job(
+        self,
+        rules: &Rules,
+        origin: Origin,
+        delivery: Option<String>,
+    ) -> Result<Job, Box<Report>> {
+        let source = match self {
+            Delivery::Published(source) => source,
+            Delivery::Ignored(reason) => return Err(Box::new(Report::ignored(None, reason))),
+        };
+        let package = &source.package;
+        let ignored = |reason| {
+            Err(Box::new(Report::ignored(
+                Some(Subject::package(package)),
+                reason,
+            )))
+        };
+        let Some(rule) = rules.find(package) else {
+            return ignored(format!("no rule matches {package}"));
+        };
+        let tag = source.version.tag().unwrap_or_default();
+        let has_others = source.version.announced().is_some();
+        let refusal = match has_others {
+            true => not_an_image(tag),
+            false => rule.refusal(tag),
+        };
+        if let Some(reason) = refusal {
+            return ignored(reason);
         }
+        let destinations = match rule.destinations(&source) {
+            Ok(destinations) => destinations,
+            Err(reason) => return ignored(reason),
+        };
+        let options = Options {
+            all_tags: has_others,
+            origin: Some(origin),
+            delivery,
+            ..Options::default()
+        };
+        Ok(Job {
+            source,
+            destinations,
+            options,
+        })
     }
 }
 
@@ -85,7 +120,7 @@ pub fn payload<'a>(content_type: Option<&str>, body: &'a [u8]) -> Result<Cow<'a,
     let mut payloads = url::form_urlencoded::parse(body).filter(|(name, _)| name == "payload");
     match (payloads.next(), payloads.next()) {
         (Some((_, payload)), None) => Ok(Cow::Owned(payload.into_owned().into_bytes())),
-        _ => Err("a form with exactly one field `payload` is wanted".to_owned()),
+        _ => Err("expected a form with exactly one field `payload`".to_owned()),
     }
 }
 
@@ -107,10 +142,10 @@ pub fn read(event_name: &str, payload: &[u8]) -> Result<Delivery, String> {
         "published" | "updated" => {}
         other => return ignored(format!("action {other:?} is neither published nor updated")),
     }
-    // Apps and some hooks call the same object `registry_package`.
-    let package = payload
-        .get("package")
-        .or(payload.get("registry_package"))
+    // Apps and some hooks call the same object `registry_package`, and may have the other name as null.
+    let package = ["package", "registry_package"]
+        .into_iter()
+        .find_map(|name| payload.get(name).filter(|package| !package.is_null()))
         .ok_or("the payload has neither `package` nor `registry_package`")?;
     if !is_container(package) {
         let ecosystem = text(package, "/package_type").or(text(package, "/ecosystem"));
@@ -124,9 +159,9 @@ pub fn read(event_name: &str, payload: &[u8]) -> Result<Delivery, String> {
         return ignored("an untagged manifest, part of an image that has its own event".to_owned());
     };
     if !is_tag(tag) {
-        return Err(format!("{tag:?} is no valid tag"));
+        return Err(format!("{tag:?} is not a valid tag"));
     }
-    let repository = repository(package)?;
+    let name = package_name(package)?;
     let digest = [
         &format!("{metadata}/manifest/digest"),
         &format!("{metadata}/tag/digest"),
@@ -136,10 +171,13 @@ pub fn read(event_name: &str, payload: &[u8]) -> Result<Delivery, String> {
     .into_iter()
     .filter_map(|path| text(package, path))
     .find_map(|digest| Digest::parse(digest).ok());
-    Ok(Delivery::Published(Published {
-        repository,
+    let version = Version::Tag {
         tag: tag.to_owned(),
-        digest,
+        announced: digest,
+    };
+    Ok(Delivery::Published(Source {
+        package: name,
+        version,
     }))
 }
 
@@ -175,7 +213,7 @@ fn is_container(package: &Value) -> bool {
 }
 
 /// The name is built from the package's own fields: the repository of the source code may be called otherwise.
-fn repository(package: &Value) -> Result<String, String> {
+fn package_name(package: &Value) -> Result<String, String> {
     let namespace = text(package, "/namespace");
     let owner = namespace
         .filter(|namespace| !namespace.contains('/'))
@@ -184,11 +222,10 @@ fn repository(package: &Value) -> Result<String, String> {
         .ok_or("the payload names no owner (`namespace` or `owner.login`)")?;
     let name = text(package, "/name").ok_or("the payload names no package (`name`)")?;
     // Letters of other alphabets may have a lower case in ASCII: the package would become another one.
-    let repository = format!("{owner}/{name}").to_ascii_lowercase();
-    if is_repository(&repository) {
-        Ok(repository)
-    } else {
-        Err(format!("{repository:?} is no valid package name"))
+    let package = format!("{owner}/{name}").to_ascii_lowercase();
+    match is_package(&package) {
+        true => Ok(package),
+        false => Err(format!("{package:?} is not a valid package name")),
     }
 }
 

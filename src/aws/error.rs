@@ -1,0 +1,91 @@
+//! What an error of the AWS SDK means: code, status and message become a kind.
+
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
+
+use crate::error::{Error, Kind};
+
+/// The error of the API operation `operation`, called for `subject`. `advice` says what to do about each kind.
+///
+/// Only the service's own code and message are quoted. An answer that can't be understood never is: it may be a secret, and the
+/// SDK's own text for such an error shows it whole.
+pub(super) fn api_error<E>(
+    operation: &'static str,
+    subject: &str,
+    error: &SdkError<E>,
+    advice: impl Fn(Kind) -> &'static str,
+) -> Error
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let status = error
+        .raw_response()
+        .map(|response| response.status().as_u16());
+    let (kind, detail) = match (error, error.code()) {
+        (SdkError::ServiceError(_), Some(code)) => {
+            let message = error.message().unwrap_or_default();
+            (kind(code, status), format!("{code}: {message}"))
+        }
+        (SdkError::TimeoutError(_), _) => (Kind::Transient, "no answer in time".to_owned()),
+        (SdkError::DispatchFailure(failure), _) => {
+            let cause = failure
+                .as_connector_error()
+                .and_then(std::error::Error::source);
+            let cause = cause.map_or("the connection failed".to_owned(), ToString::to_string);
+            (Kind::Transient, cause)
+        }
+        (SdkError::ConstructionFailure(_), _) => (
+            Kind::Invalid,
+            "the request could not be built: look at the AWS settings".to_owned(),
+        ),
+        _ => (Kind::Transient, not_understood(status)),
+    };
+    Error::Api {
+        operation,
+        subject: subject.to_owned(),
+        kind,
+        detail,
+        advice: advice(kind),
+        retry_after: None,
+    }
+}
+
+fn not_understood(status: Option<u16>) -> String {
+    match status {
+        Some(status) => format!("status {status} with an answer that can't be understood"),
+        None => "an answer that can't be understood".to_owned(),
+    }
+}
+
+fn kind(code: &str, status: Option<u16>) -> Kind {
+    match code {
+        "ResourceNotFoundException"
+        | "QueueDoesNotExist"
+        | "AWS.SimpleQueueService.NonExistentQueue" => Kind::NotFound,
+        "AccessDeniedException"
+        | "AccessDenied"
+        | "DecryptionFailure"
+        | "UnrecognizedClientException"
+        | "InvalidClientTokenId"
+        | "InvalidSignatureException"
+        | "ExpiredTokenException"
+        | "ExpiredToken"
+        | "KMSAccessDeniedException"
+        | "KmsAccessDenied" => Kind::Denied,
+        "ThrottlingException"
+        | "Throttling"
+        | "TooManyRequestsException"
+        | "RequestThrottled"
+        | "InternalServiceError"
+        | "InternalServerError"
+        | "InternalFailure"
+        | "InternalError"
+        | "ServerException"
+        | "ServiceUnavailable"
+        | "ServiceUnavailableException"
+        | "KmsThrottled"
+        | "RequestTimeout"
+        | "RequestTimeoutException" => Kind::Transient,
+        _ if status.is_some_and(|status| status >= 500 || status == 429) => Kind::Transient,
+        _ => Kind::Invalid,
+    }
+}

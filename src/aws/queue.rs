@@ -1,0 +1,236 @@
+//! The job queue, which is an SQS FIFO queue, and its dead-letter queue.
+//!
+//! A message that failed for a passing reason comes back after a while that grows; one that can never succeed goes to the
+//! dead-letter queue with its reason. What becomes of a message is decided by the worker; here it is carried out.
+
+use std::time::{Duration, SystemTime};
+
+use aws_config::SdkConfig;
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
+
+use super::error::api_error;
+use crate::error::{Error, Kind, Result};
+use crate::manifest::Digest;
+
+/// The most that SQS takes in one call.
+pub const BATCH_SIZE: usize = 10;
+
+/// How long a failed message stays invisible: the first time, and at most. The queue's own visibility timeout is as long as the
+/// function may run, and would hold up the whole message group for that long.
+const FIRST_BACKOFF: Duration = Duration::from_secs(15);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(15 * 60);
+
+/// The longest visibility timeout of SQS. (Amazon SQS developer guide, "Visibility timeout")
+const LONGEST_INVISIBILITY: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// The job queue, and where what can never succeed goes.
+pub struct Queue {
+    client: Client,
+    url: String,
+    dead_letter_url: Option<String>,
+}
+
+/// A message to send.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// A direct event.
+    pub body: String,
+    /// Messages of one group are processed one after the other.
+    pub group: String,
+}
+
+/// A message as Lambda hands it over.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// SQS's id of it, by which a failure is reported.
+    pub id: String,
+    /// By which its visibility is changed.
+    pub receipt_handle: String,
+    /// A direct event.
+    pub body: String,
+    /// Messages of one group are processed one after the other.
+    pub group: String,
+    /// How often it was received, this time included.
+    pub receive_count: u32,
+}
+
+impl Message {
+    /// How long the message stays invisible after a failure: a while that doubles with each time it was received, with jitter, or
+    /// as long as somebody asked not to be called.
+    pub fn backoff(&self, retry_after: Option<Duration>) -> Duration {
+        let doublings = self.receive_count.saturating_sub(1).min(16);
+        let longest = (FIRST_BACKOFF * 2u32.pow(doublings))
+            .min(LONGEST_BACKOFF)
+            .as_secs();
+        let seconds = longest / 2 + jitter(&self.receipt_handle, longest / 2);
+        let asked_for = retry_after.unwrap_or_default().min(LONGEST_INVISIBILITY);
+        Duration::from_secs(seconds).max(asked_for)
+    }
+}
+
+impl Queue {
+    /// The queue at `url`.
+    pub fn new(configuration: &SdkConfig, url: String, dead_letter_url: Option<String>) -> Self {
+        Queue {
+            client: Client::new(configuration),
+            url,
+            dead_letter_url,
+        }
+    }
+
+    /// Sends messages. `nonce` tells one invocation from another: SQS takes the same message with the same nonce once in five minutes,
+    /// so that a call that is repeated because its answer was lost does no harm, and a wish that is renewed is not swallowed.
+    ///
+    /// Gives a result for each message, in their order.
+    pub async fn send(&self, messages: &[Draft], nonce: &str) -> Vec<Result<()>> {
+        let mut results = Vec::new();
+        for batch in messages.chunks(BATCH_SIZE) {
+            // Boxed, as the SDK's futures are large, and in several others.
+            results.extend(Box::pin(self.send_batch(batch, nonce)).await);
+        }
+        results
+    }
+
+    async fn send_batch(&self, messages: &[Draft], nonce: &str) -> Vec<Result<()>> {
+        let all = |error: Error| messages.iter().map(|_| Err(error.clone())).collect();
+        let entry = |(position, message): (usize, &Draft)| {
+            SendMessageBatchRequestEntry::builder()
+                .id(position.to_string())
+                .message_body(&message.body)
+                .message_group_id(&message.group)
+                .message_deduplication_id(identifier(&[&message.body, nonce]))
+                .build()
+                .map_err(|error| Error::Internal(error.to_string()))
+        };
+        let entries: Vec<_> = match messages.iter().enumerate().map(entry).collect() {
+            Ok(entries) => entries,
+            Err(error) => return all(error),
+        };
+        let request = self.client.send_message_batch().queue_url(&self.url);
+        let output = match request.set_entries(Some(entries)).send().await {
+            Ok(output) => output,
+            Err(error) => return all(api_error("SendMessage", &self.url, &error, advice)),
+        };
+        let is_sent = |position: usize| {
+            let position = position.to_string();
+            if let Some(entry) = output.failed.iter().find(|entry| entry.id == position) {
+                let kind = if entry.sender_fault {
+                    Kind::Invalid
+                } else {
+                    Kind::Transient
+                };
+                let message = entry.message.as_deref().unwrap_or_default();
+                return Err(self.failure(kind, format!("{}: {message}", entry.code)));
+            }
+            match output.successful.iter().any(|entry| entry.id == position) {
+                true => Ok(()),
+                false => Err(self.failure(
+                    Kind::Transient,
+                    "the answer says nothing of the message".to_owned(),
+                )),
+            }
+        };
+        (0..messages.len()).map(is_sent).collect()
+    }
+
+    fn failure(&self, kind: Kind, detail: String) -> Error {
+        Error::Api {
+            operation: "SendMessage",
+            subject: self.url.clone(),
+            kind,
+            detail,
+            advice: advice(kind),
+            retry_after: None,
+        }
+    }
+
+    /// Makes a message invisible for so long.
+    ///
+    /// # Errors
+    /// [`Error::Api`]; the queue's own visibility timeout holds then.
+    pub async fn postpone(&self, message: &Message, delay: Duration) -> Result<()> {
+        let seconds = i32::try_from(delay.as_secs()).unwrap_or(i32::MAX);
+        let request = self.client.change_message_visibility().queue_url(&self.url);
+        let request = request.receipt_handle(&message.receipt_handle);
+        match Box::pin(request.visibility_timeout(seconds).send()).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(api_error(
+                "ChangeMessageVisibility",
+                &self.url,
+                &error,
+                advice,
+            )),
+        }
+    }
+
+    /// Sends a message anew, with all its receives before it, behind what waits in its group: the rest of a copy that was cut off.
+    /// Only for a copy that came further: one that does not must run out of receives.
+    ///
+    /// # Errors
+    /// [`Error::Api`]; the message itself must come back then.
+    pub async fn renew(&self, message: &Message) -> Result<()> {
+        let count = message.receive_count.to_string();
+        let request = self.client.send_message().queue_url(&self.url);
+        let request = request
+            .message_body(&message.body)
+            .message_group_id(&message.group)
+            .message_deduplication_id(identifier(&[&message.id, &count, "renewed"]));
+        match Box::pin(request.send()).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(api_error("SendMessage", &self.url, &error, advice)),
+        }
+    }
+
+    /// Sends `body`, what is left of a message that can never succeed, to the dead-letter queue, with the reason in its attributes
+    /// `error` and `error_kind`. Without such a queue it answers `false`, and the message must run out of receives.
+    ///
+    /// # Errors
+    /// [`Error::Api`]; the message itself must come back then.
+    pub async fn dead_letter(&self, message: &Message, body: &str, error: &Error) -> Result<bool> {
+        let Some(url) = &self.dead_letter_url else {
+            return Ok(false);
+        };
+        let attribute = |value: String| {
+            MessageAttributeValue::builder()
+                .data_type("String")
+                .string_value(value)
+                .build()
+                .map_err(|error| Error::Internal(error.to_string()))
+        };
+        let request = self.client.send_message().queue_url(url);
+        let request = request
+            .message_body(body)
+            .message_group_id(&message.group)
+            .message_deduplication_id(identifier(&[&message.id, "dead letter"]))
+            .message_attributes("error", attribute(error.to_string())?)
+            .message_attributes("error_kind", attribute(error.kind().to_string())?);
+        match Box::pin(request.send()).await {
+            Ok(_) => Ok(true),
+            Err(error) => Err(api_error("SendMessage", url, &error, advice)),
+        }
+    }
+}
+
+/// 64 characters that stand for texts of any length: a group or de-duplication id has at most 128, and not every character.
+fn identifier(parts: &[&str]) -> String {
+    Digest::of(parts.join("\n").as_bytes()).encoded()
+}
+
+/// A number from 0 to `limit` that differs from message to message; it need not be unpredictable.
+fn jitter(seed: &str, limit: u64) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap_or_default().subsec_nanos();
+    let digits = identifier(&[seed, &now.to_string()]);
+    u64::from_str_radix(&digits[..8], 16).unwrap_or_default() % (limit + 1)
+}
+
+fn advice(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Denied => {
+            "allow the function's role sqs:SendMessage and sqs:ChangeMessageVisibility on the queue"
+        }
+        Kind::NotFound => "check JOB_QUEUE_URL and DEAD_LETTER_QUEUE_URL",
+        _ => "",
+    }
+}

@@ -1,0 +1,204 @@
+//! One job, from its references to its reports: opens the repositories, has the engine copy, and finds the other tags that were
+//! pushed with the one that GitHub named.
+
+use std::collections::BTreeSet;
+
+use futures_util::future;
+
+use crate::copy::report::{Report, Subject};
+use crate::copy::{Copy, Shared};
+use crate::error::Result;
+use crate::github::GitHub;
+use crate::job::{Job, Options};
+use crate::manifest::Digest;
+use crate::reference::{Destination, Source, Version};
+use crate::registries::Registries;
+use crate::rules::{Rules, not_an_image};
+
+/// What it takes to carry out jobs. Lives as long as the process.
+pub struct Copier {
+    /// How the registries are reached.
+    pub registries: Registries,
+    /// GitHub's API.
+    pub github: GitHub,
+}
+
+impl Copier {
+    /// Makes the copy that a job asks for, and gives a report for each destination. One that can't be opened or fails stops none of
+    /// the others.
+    ///
+    /// A job of a webhook or of a schedule is ignored if the rule does not admit its tag; whoever asks directly decides himself.
+    pub async fn copy(&self, job: &Job, rules: &Rules, shared: &Shared) -> Vec<Report> {
+        if let Some(reason) = self.refusal(job, rules) {
+            let source = self.source_name(job);
+            return vec![Report::ignored(Some(Subject::Image { source }), reason)];
+        }
+        let opened = job.destinations.iter().map(async |destination| {
+            let opened = self.registries.destination(destination);
+            shared.deadline.bound(opened).await
+        });
+        let opened = future::join_all(opened).await;
+        let mut copy = Copy {
+            source: self
+                .registries
+                .source(&job.source.package, token_of(job, rules)),
+            version: &job.source.version,
+            destinations: Vec::new(),
+            tags: Vec::new(),
+            dry_run: job.options.dry_run,
+            force: job.options.force,
+        };
+        let mut failed = Vec::new();
+        for (position, (opened, destination)) in
+            opened.into_iter().zip(&job.destinations).enumerate()
+        {
+            match opened {
+                Ok(repository) => {
+                    copy.destinations.push(repository);
+                    copy.tags.push(destination.tag.clone());
+                }
+                Err(error) => {
+                    failed.push((
+                        position,
+                        Report::failed(Some(self.subject(job, destination)), error),
+                    ));
+                }
+            }
+        }
+        // Boxed, as a copy is a large future inside several others.
+        let mut reports = match copy.destinations.is_empty() {
+            true => Vec::new(),
+            false => Box::pin(copy.run(shared)).await,
+        };
+        for (position, report) in failed {
+            reports.insert(position, report);
+        }
+        reports
+    }
+
+    /// What a job is about, before its repositories are opened.
+    pub fn subject(&self, job: &Job, destination: &Destination) -> Subject {
+        Subject::Copy {
+            source: self.source_name(job),
+            destination: destination.to_string(),
+        }
+    }
+
+    /// The source's reference at the host where it is read.
+    pub fn source_name(&self, job: &Job) -> String {
+        job.source.reference(&self.registries.hosts.source)
+    }
+
+    fn refusal(&self, job: &Job, rules: &Rules) -> Option<String> {
+        let tag = job
+            .source
+            .version
+            .tag()
+            .filter(|_| job.options.origin.is_some())?;
+        rules.find(&job.source.package)?.refusal(tag)
+    }
+
+    /// The jobs for the other tags of the digest that was announced, and of the one that the tag had when it was copied: to the same
+    /// destinations, with the same options, as far as the rule admits them. GitHub names any one of several tags that were pushed
+    /// together. (docker/metadata-action#300)
+    ///
+    /// # Errors
+    /// What GitHub's API refuses.
+    pub async fn other_tags(
+        &self,
+        job: &Job,
+        rules: &Rules,
+        copied: Option<Digest>,
+    ) -> Result<Vec<Job>> {
+        let package = &job.source.package;
+        let Some(named) = job.source.version.tag() else {
+            let exact = match job.source.version {
+                Version::Digest(digest) => vec![digest],
+                Version::Tag { .. } => Vec::new(),
+            };
+            return self.jobs_for_tags(job, rules, exact, None).await;
+        };
+        let digests: BTreeSet<Digest> = job
+            .source
+            .version
+            .announced()
+            .into_iter()
+            .chain(copied)
+            .collect();
+        let digests = digests.into_iter().collect();
+        tracing::debug!(package, named, "looking for other tags");
+        self.jobs_for_tags(job, rules, digests, Some(named)).await
+    }
+
+    async fn jobs_for_tags(
+        &self,
+        job: &Job,
+        rules: &Rules,
+        digests: Vec<Digest>,
+        named: Option<&str>,
+    ) -> Result<Vec<Job>> {
+        let package = &job.source.package;
+        let rule = rules.find(package);
+        let mut jobs: Vec<Job> = Vec::new();
+        for digest in digests {
+            let version = self
+                .registries
+                .with_token(token_of(job, rules), |token| async move {
+                    match token {
+                        Some(_) => {
+                            self.github
+                                .version_of(token.as_ref(), package, &digest)
+                                .await
+                        }
+                        None => Ok(None),
+                    }
+                })
+                .await?;
+            for tag in version.map(|version| version.tags).unwrap_or_default() {
+                let refusal = rule.map_or_else(|| not_an_image(&tag), |rule| rule.refusal(&tag));
+                let destinations = followed(job, &tag, named);
+                let is_known = Some(tag.as_str()) == named
+                    || jobs
+                        .iter()
+                        .any(|job| job.source.version.tag() == Some(&tag));
+                if refusal.is_none() && !is_known && !destinations.is_empty() {
+                    let version = Version::Tag {
+                        tag,
+                        announced: Some(digest),
+                    };
+                    jobs.push(Job {
+                        source: Source {
+                            package: package.clone(),
+                            version,
+                        },
+                        destinations,
+                        options: Options {
+                            all_tags: false,
+                            ..job.options.clone()
+                        },
+                    });
+                }
+            }
+        }
+        Ok(jobs)
+    }
+}
+
+/// The same destinations for another tag. One whose tag is not the source's own has the digest already.
+fn followed(job: &Job, tag: &str, named: Option<&str>) -> Vec<Destination> {
+    let follows = |destination: &&Destination| destination.tag.as_deref() == named;
+    let with_tag = |destination: &Destination| Destination {
+        tag: Some(tag.to_owned()),
+        ..destination.clone()
+    };
+    job.destinations
+        .iter()
+        .filter(follows)
+        .map(with_tag)
+        .collect()
+}
+
+/// The secret with the token for a job's package, if its rule names one.
+fn token_of<'a>(job: &Job, rules: &'a Rules) -> Option<&'a str> {
+    rules.find(&job.source.package)?.token_secret_id()
+}

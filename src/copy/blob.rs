@@ -1,0 +1,213 @@
+//! One blob, from its source into an upload for each destination that lacks it.
+
+use bytes::Bytes;
+use futures_util::{Stream, future, stream};
+
+use super::fanout::Fanout;
+use crate::error::{Error, Kind, Result, Side};
+use crate::manifest::{Descriptor, Hasher};
+use crate::registry::{BlobReader, Repository};
+use crate::retry::{Retry, retry};
+
+/// A read is resumed as often as it breaks off, which GHCR's storage is known to do dozens of times in a large blob
+/// (cirruslabs/tart#944), but only so many times in a row with less than this many bytes in between.
+const PROGRESS: u64 = 1024 * 1024;
+const FRUITLESS_LIMIT: usize = 4;
+
+/// Streams one blob to every destination, with one read of the source, and gives a result for each of them in their order.
+///
+/// Where the source breaks off, reading resumes into the same uploads. A destination that fails drops out; when the others are
+/// done, those that failed for a passing reason are tried again, with a fresh read.
+///
+/// The first try does not compute the digest: the destination does at commit, and twice is most of the processor time there is.
+/// A later try does, so that a wrong digest says whose fault it is.
+pub(super) async fn copy_blob(
+    blob: &Descriptor,
+    source: &Repository,
+    destinations: &[&Repository],
+) -> Vec<Result<()>> {
+    let mut results: Vec<Option<Result<()>>> = destinations.iter().map(|_| None).collect();
+    let mut retry = Retry::default();
+    loop {
+        let left: Vec<usize> = (0..results.len())
+            .filter(|place| results[*place].is_none())
+            .collect();
+        let at: Vec<&Repository> = left.iter().map(|place| destinations[*place]).collect();
+        let mut due = None;
+        for (place, result) in left
+            .into_iter()
+            .zip(attempt(blob, source, &at, retry.tries() > 0).await)
+        {
+            match result {
+                Err(error) if retry.is_worth_it(&error) => due = due.or(Some((place, error))),
+                result => results[place] = Some(result),
+            }
+        }
+        let Some((place, error)) = due else {
+            return results
+                .into_iter()
+                .map(|result| result.unwrap_or(Ok(())))
+                .collect();
+        };
+        let failed = match error.side() {
+            Some(Side::Destination) => destinations[place],
+            _ => source,
+        };
+        retry.wait(&error, failed.observer()).await;
+    }
+}
+
+/// One try: a read of the source, and an upload to each destination.
+async fn attempt(
+    blob: &Descriptor,
+    source: &Repository,
+    destinations: &[&Repository],
+    is_again: bool,
+) -> Vec<Result<()>> {
+    let start = async |destination: &Repository| {
+        // The connection may have broken after the commit.
+        match is_again && destination.has_blob(&blob.digest).await? {
+            true => Ok(None),
+            false => destination.start_upload(&blob.digest).await.map(Some),
+        }
+    };
+    let starts = future::join_all(destinations.iter().map(|destination| start(destination)));
+    let (reader, uploads) = future::join(source.fetch_blob(blob, 0), starts).await;
+    let open = uploads
+        .iter()
+        .filter(|upload| matches!(upload, Ok(Some(_))))
+        .count();
+    let reader = match reader {
+        Ok(reader) => reader,
+        // What is there needs no source.
+        Err(error) => {
+            let result = |upload: Result<Option<_>>| match upload {
+                Ok(None) => Ok(()),
+                Ok(Some(_)) => Err(error.clone()),
+                Err(error) => Err(error),
+            };
+            return uploads.into_iter().map(result).collect();
+        }
+    };
+    let read = Read {
+        source: source.clone(),
+        blob: *blob,
+        reader,
+        hasher: is_again.then(Hasher::default),
+        offset: 0,
+        resumed_at: 0,
+        fruitless: 0,
+    };
+    let (fanout, branches) = Fanout::new(read.into_stream(), open);
+    let mut branches = branches.into_iter();
+    let sends = destinations
+        .iter()
+        .zip(uploads)
+        .map(|(destination, upload)| {
+            let branch = matches!(upload, Ok(Some(_)))
+                .then(|| branches.next())
+                .flatten();
+            async move {
+                match (upload?, branch) {
+                    (Some(upload), Some(branch)) => {
+                        destination.finish_upload(upload, blob, branch).await
+                    }
+                    _ => Ok(()),
+                }
+            }
+        });
+    let results = future::join_all(sends).await.into_iter();
+    // A source that failed shows at the destinations as broken uploads.
+    results
+        .map(|result| match (result, fanout.failure()) {
+            (Err(_), Some(failure)) => Err(failure),
+            (result, _) => result,
+        })
+        .collect()
+}
+
+/// A blob that is being read, by as many requests as it takes.
+struct Read {
+    source: Repository,
+    blob: Descriptor,
+    reader: BlobReader,
+    hasher: Option<Hasher>,
+    /// Bytes read so far.
+    offset: u64,
+    /// Where it was last resumed, and how often in a row that brought too little.
+    resumed_at: u64,
+    fruitless: usize,
+}
+
+impl Read {
+    /// The bytes, which end exactly at the descriptor's size, or in an error.
+    fn into_stream(self) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
+        stream::try_unfold(self, |mut read| async move {
+            Ok(read.next().await?.map(|bytes| (bytes, read)))
+        })
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        if self.offset == self.blob.size {
+            return Ok(None);
+        }
+        let bytes = match self.reader.next().await {
+            Ok(Some(bytes)) => bytes,
+            // An answer may end before the blob does: a part that is shorter than what was asked for.
+            Ok(None) if self.may_resume() => self.resume().await?,
+            Err(error) if error.kind() == Kind::Transient && self.may_resume() => {
+                tracing::info!(%error, offset = self.offset, "resuming the read of a blob");
+                self.resume().await?
+            }
+            Ok(None) => {
+                return Err(self.wrong("the source sends ever smaller parts of it".to_owned()));
+            }
+            Err(error) => return Err(error),
+        };
+        self.offset += bytes.len() as u64;
+        let Some(mut hasher) = self.hasher.take() else {
+            return Ok(Some(bytes));
+        };
+        hasher.update(&bytes);
+        if self.offset < self.blob.size {
+            self.hasher = Some(hasher);
+            return Ok(Some(bytes));
+        }
+        match hasher.finish() {
+            digest if digest == self.blob.digest => Ok(Some(bytes)),
+            digest => Err(self.wrong(format!(
+                "the bytes of the blob have digest {digest}; the image is damaged at the source: push it again"
+            ))),
+        }
+    }
+
+    fn wrong(&self, reason: String) -> Error {
+        Error::Content {
+            side: Side::Source,
+            reference: self.source.reference(&self.blob.digest.to_string()),
+            reason,
+        }
+    }
+
+    /// Whether reading has brought enough since it was last resumed, or did not bring too little too often.
+    fn may_resume(&mut self) -> bool {
+        let is_fruitless = self.offset - self.resumed_at < PROGRESS;
+        self.fruitless = if is_fruitless { self.fruitless + 1 } else { 0 };
+        self.resumed_at = self.offset;
+        self.fruitless <= FRUITLESS_LIMIT
+    }
+
+    /// Goes on at the byte where the last answer ended.
+    async fn resume(&mut self) -> Result<Bytes> {
+        let (reader, bytes) = retry(self.source.observer(), || async {
+            let mut reader = self.source.fetch_blob(&self.blob, self.offset).await?;
+            match reader.next().await? {
+                Some(bytes) => Ok((reader, bytes)),
+                None => Err(Error::Internal("a part without a byte".to_owned())),
+            }
+        })
+        .await?;
+        self.reader = reader;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,300 @@
+//! What happened to a job: outcome, counts, bytes, digest, elapsed time. Knows nothing of Lambda.
+
+use serde::{Serialize, Serializer};
+
+use super::plan::Plan;
+use crate::error::{Error, Kind};
+use crate::manifest::Digest;
+use crate::observer::Counts;
+
+/// The most lines of a plan that a report shows.
+const PLAN_LINES: usize = 500;
+
+/// How a job ended. In the order in which one stands for a run of several: the first that occurs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It did not work; `error` says why.
+    Failed,
+    /// The deadline came; what is done stays done.
+    Deferred,
+    /// The destination has it now, and did not before.
+    Copied,
+    /// A dry run: what would be copied.
+    Planned,
+    /// Enqueued.
+    Queued,
+    /// The destination had it already.
+    Current,
+    /// Not to be copied; `reason` says why.
+    Ignored,
+}
+
+/// What a report is about.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Subject {
+    /// A copy: `host/owner/name:tag` to `host/repository:tag`.
+    Copy {
+        /// What is read.
+        source: String,
+        /// What is written.
+        destination: String,
+    },
+    /// An image of the source: `host/owner/name:tag`.
+    Image {
+        /// What is read.
+        source: String,
+    },
+    /// A package: `owner/name`.
+    Package {
+        /// Its name.
+        package: String,
+    },
+    /// A rule, by its `source`.
+    Rule {
+        /// The glob.
+        rule: String,
+    },
+    /// An owner whose packages are listed.
+    Owner {
+        /// Its name.
+        owner: String,
+    },
+}
+
+impl Subject {
+    /// The package `owner/name`.
+    pub fn package(package: &str) -> Self {
+        Subject::Package {
+            package: package.to_owned(),
+        }
+    }
+}
+
+/// What happened to one event or job.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it is about; nothing for an event that names nothing.
+    #[serde(flatten)]
+    pub subject: Option<Subject>,
+    /// Why it was ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why it failed; its sentence and, as `error_kind`, its class.
+    #[serde(flatten, serialize_with = "serialize_error")]
+    pub error: Option<Error>,
+    /// The figures of a copy.
+    #[serde(flatten)]
+    pub figures: Option<Figures>,
+}
+
+/// The figures of a copy. Bytes are of blobs.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Figures {
+    /// The digest that the destination's tag has, or was to have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// The digest that the source's tag had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source_digest: Option<Digest>,
+    /// Manifests and indexes.
+    pub manifests: Manifests,
+    /// Configs and layers.
+    pub blobs: Blobs,
+    /// Their lengths.
+    pub bytes: Bytes,
+    /// Signatures and the like.
+    pub referrers: Referrers,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+    /// The steps of a dry run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<String>,
+    /// HTTP requests, authorization left aside.
+    pub requests: Requests,
+    /// Further tries after a passing failure.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub retries: u64,
+    /// Answers 429.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub throttled: u64,
+    /// Milliseconds from the job's begin to its end.
+    pub elapsed_ms: u64,
+}
+
+/// Counts of manifests.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Manifests {
+    /// Written.
+    pub pushed: u64,
+    /// There already.
+    pub present: u64,
+}
+
+/// Counts of blobs.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Blobs {
+    /// Sent.
+    pub copied: u64,
+    /// Mounted from another repository of the destination.
+    pub mounted: u64,
+    /// There already.
+    pub present: u64,
+}
+
+/// Bytes of blobs.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Bytes {
+    /// Sent.
+    pub copied: u64,
+    /// There already.
+    pub present: u64,
+}
+
+/// Counts of the manifests that refer to the image.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Referrers {
+    /// Written.
+    pub copied: u64,
+    /// Not accepted by the destination.
+    pub refused: u64,
+}
+
+/// Counts of HTTP requests.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Requests {
+    /// To the source, and to the storage that it redirects to.
+    pub source: u64,
+    /// To the destination.
+    pub destination: u64,
+}
+
+impl Report {
+    /// Nothing was to be done, because of `reason`.
+    pub fn ignored(subject: Option<Subject>, reason: String) -> Self {
+        Report {
+            reason: Some(reason),
+            ..Report::new(Outcome::Ignored, subject)
+        }
+    }
+
+    /// Another invocation will do it.
+    pub fn queued(subject: Subject) -> Self {
+        Report {
+            figures: Some(Figures::default()),
+            ..Report::new(Outcome::Queued, Some(subject))
+        }
+    }
+
+    /// It did not come to a copy.
+    pub fn failed(subject: Option<Subject>, error: Error) -> Self {
+        Report {
+            error: Some(error.clone()),
+            ..Report::new(outcome_of(&error), subject)
+        }
+    }
+
+    /// A copy ended, or was cut off, with these figures.
+    pub fn copy(subject: Subject, result: Result<Outcome, Error>, figures: Figures) -> Self {
+        let report = match result {
+            Ok(outcome) => Report::new(outcome, Some(subject)),
+            Err(error) => Report::failed(Some(subject), error),
+        };
+        Report {
+            figures: Some(figures),
+            ..report
+        }
+    }
+
+    fn new(outcome: Outcome, subject: Option<Subject>) -> Self {
+        Report {
+            outcome,
+            subject,
+            reason: None,
+            error: None,
+            figures: None,
+        }
+    }
+
+    /// Adds a warning to the figures of a copy.
+    pub fn warn(&mut self, warning: String) {
+        self.figures.get_or_insert_default().warnings.push(warning);
+    }
+
+    /// Whether anything was written.
+    pub fn has_progress(&self) -> bool {
+        let wrote = |figures: &Figures| figures.manifests.pushed + figures.blobs.copied > 0;
+        self.outcome != Outcome::Planned && self.figures.as_ref().is_some_and(wrote)
+    }
+}
+
+impl Figures {
+    /// What the observers of source and destination have counted.
+    pub fn of(source: Counts, destination: Counts) -> Self {
+        Figures {
+            manifests: Manifests {
+                pushed: destination.manifests_pushed,
+                present: destination.manifests_present,
+            },
+            blobs: Blobs {
+                copied: destination.blobs_copied,
+                mounted: 0,
+                present: destination.blobs_present,
+            },
+            bytes: Bytes {
+                copied: destination.bytes_copied,
+                present: destination.bytes_present,
+            },
+            requests: Requests {
+                source: source.requests,
+                destination: destination.requests,
+            },
+            retries: source.retries + destination.retries,
+            throttled: source.throttled + destination.throttled,
+            ..Figures::default()
+        }
+    }
+
+    /// Takes over what a dry run would do.
+    pub fn planned(&mut self, plan: &Plan) {
+        self.manifests.pushed = plan.pushes();
+        self.blobs.copied = plan.blobs.len() as u64;
+        self.bytes.copied = plan.bytes();
+        let text = plan.to_string();
+        self.plan = text.lines().take(PLAN_LINES).map(str::to_owned).collect();
+        let left_out = text.lines().count().saturating_sub(PLAN_LINES);
+        if left_out > 0 {
+            self.plan.push(format!("and {left_out} more"));
+        }
+    }
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Running out of time is no failure: what is done stays done.
+fn outcome_of(error: &Error) -> Outcome {
+    match error.kind() {
+        Kind::Deadline => Outcome::Deferred,
+        _ => Outcome::Failed,
+    }
+}
+
+fn serialize_error<S: Serializer>(error: &Option<Error>, serializer: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Fields {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error_kind: Option<Kind>,
+    }
+    Fields {
+        error: error.as_ref().map(Error::to_string),
+        error_kind: error.as_ref().map(Error::kind),
+    }
+    .serialize(serializer)
+}

@@ -1,0 +1,479 @@
+//! What an image consists of, and what of it each destination has.
+//!
+//! The source's graph is walked once, from the top manifest down. Every destination is asked about each manifest and each blob
+//! as soon as that is met, so looks overlap with manifests that still arrive. What a destination has is not looked into for it,
+//! and a manifest that every destination has is not read from the source at all. Nothing is changed, and nothing is decided:
+//! a [`Plan`](super::plan::Plan) is made from what was seen.
+
+use std::collections::{HashMap, VecDeque};
+
+use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, future};
+
+use crate::allowance::Allowance;
+use crate::error::{Error, Result, Side};
+use crate::manifest::{Descriptor, Digest, Manifest, References};
+use crate::registry::Repository;
+use crate::retry::retry;
+
+/// How deep image indexes may nest. One level is what builders write.
+const DEPTH_LIMIT: usize = 8;
+
+/// Some of a copy's destinations, by their positions: at most 64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Places(u64);
+
+impl Places {
+    /// Those of the first `count` positions.
+    pub fn first(count: usize) -> Self {
+        (0..count).fold(Places::default(), Places::with)
+    }
+
+    /// These and one more.
+    pub fn with(self, place: usize) -> Self {
+        Places(self.0 | 1 << place)
+    }
+
+    /// These without one.
+    pub fn without(self, place: usize) -> Self {
+        Places(self.0 & !(1 << place))
+    }
+
+    /// These and those.
+    pub fn and(self, others: Places) -> Self {
+        Places(self.0 | others.0)
+    }
+
+    /// These, but not those.
+    pub fn except(self, others: Places) -> Self {
+        Places(self.0 & !others.0)
+    }
+
+    /// Those that are also in `others`.
+    pub fn among(self, others: Places) -> Self {
+        Places(self.0 & others.0)
+    }
+
+    /// Whether `place` is one of them.
+    pub fn contains(self, place: usize) -> bool {
+        self.0 & 1 << place != 0
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Their positions.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
+        (0..u64::BITS as usize).filter(move |place| self.contains(*place))
+    }
+}
+
+/// One image, as far as it had to be looked at. Parts refer to each other by position.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Manifests; the first is the top one.
+    pub manifests: Vec<Seen>,
+    /// Configs and layers.
+    pub blobs: Vec<SeenBlob>,
+}
+
+/// A manifest, and where it is.
+#[derive(Debug)]
+pub struct Seen {
+    /// What its parent says of it.
+    pub descriptor: Descriptor,
+    /// Its bytes, if a destination lacks it.
+    pub manifest: Option<Manifest>,
+    /// The manifests that it refers to.
+    pub manifests: Vec<u32>,
+    /// The blobs that it refers to.
+    pub blobs: Vec<u32>,
+    /// The destinations that lack it, or whose parts of it are looked at all the same.
+    pub needed_by: Places,
+    /// The destinations that have it.
+    pub present_at: Places,
+}
+
+/// A blob, and where it is.
+#[derive(Debug)]
+pub struct SeenBlob {
+    /// What manifests say of it.
+    pub descriptor: Descriptor,
+    /// The destinations of which a manifest needs it.
+    pub needed_by: Places,
+    /// The destinations that have it.
+    pub present_at: Places,
+    /// A foreign layer that the source does not hold.
+    pub is_left_out: bool,
+}
+
+/// Reads of the source and of the destinations.
+pub struct Surveyor<'a> {
+    /// Where the image is read.
+    pub source: &'a Repository,
+    /// All destinations of the copy.
+    pub destinations: &'a [Repository],
+    /// Those of them whose parts are all looked at, although a manifest is there.
+    pub forced: Places,
+    /// How many looks are under way at once.
+    pub concurrency: usize,
+    /// What the manifests may take.
+    pub allowance: &'a Allowance,
+}
+
+/// A part of an image that is to be looked at, for some destinations.
+enum Look {
+    /// The manifest at this position, so many levels below the top one.
+    Manifest {
+        position: u32,
+        depth: usize,
+        descriptor: Descriptor,
+        is_read: bool,
+        at: Places,
+    },
+    Blob {
+        position: u32,
+        digest: Digest,
+        is_foreign: bool,
+        at: Places,
+    },
+}
+
+/// What was seen of it.
+enum Found {
+    Manifest {
+        position: u32,
+        depth: usize,
+        manifest: Option<Manifest>,
+        asked: Asked,
+    },
+    Blob {
+        position: u32,
+        is_left_out: bool,
+        asked: Asked,
+    },
+}
+
+/// What the destinations answered.
+#[derive(Default)]
+struct Asked {
+    present: Places,
+    missing: Places,
+    failed: Vec<(usize, Error)>,
+}
+
+/// The state of a walk.
+struct Walk {
+    survey: Survey,
+    manifest_positions: HashMap<Digest, u32>,
+    blob_positions: HashMap<Digest, u32>,
+    queue: VecDeque<Look>,
+    failed: Vec<(usize, Error)>,
+    /// The destinations that have not failed.
+    alive: Places,
+}
+
+impl Surveyor<'_> {
+    /// Walks from the top manifest to all that the destinations `at` may lack. A destination that can't be asked is given with its
+    /// error, and holds up none of the others.
+    ///
+    /// A cycle would need a manifest that contains its own digest; what claims to be one has other bytes than its digest says,
+    /// and is refused when it is fetched.
+    ///
+    /// # Errors
+    /// What the source refuses, and images that can't be copied.
+    pub async fn survey(&self, top: Manifest, at: Places) -> Result<(Survey, Vec<(usize, Error)>)> {
+        let top_descriptor = top.descriptor();
+        let mut walk = Walk {
+            survey: Survey::default(),
+            manifest_positions: HashMap::from([(top.digest, 0)]),
+            blob_positions: HashMap::new(),
+            queue: VecDeque::new(),
+            failed: Vec::new(),
+            alive: at,
+        };
+        walk.survey.manifests.push(Seen {
+            descriptor: top_descriptor,
+            manifest: Some(top),
+            manifests: Vec::new(),
+            blobs: Vec::new(),
+            needed_by: at,
+            present_at: Places::default(),
+        });
+        self.enqueue_parts(&mut walk, 0, 0, at)?;
+        let mut looks = FuturesUnordered::new();
+        // Each turn starts as many looks as may be under way, and takes the result of the one that is done first. A manifest that
+        // arrives puts its own parts at the end of the queue, so the walk goes on until both queue and looks are empty.
+        loop {
+            while looks.len() < self.concurrency
+                && let Some(look) = walk.queue.pop_front()
+            {
+                looks.push(self.look(look, walk.alive));
+            }
+            let Some(found) = looks.next().await else {
+                return Ok((walk.survey, walk.failed));
+            };
+            match found? {
+                Found::Blob {
+                    position,
+                    is_left_out,
+                    asked,
+                } => {
+                    let blob = &mut walk.survey.blobs[position as usize];
+                    blob.present_at = blob.present_at.and(asked.present);
+                    blob.is_left_out |= is_left_out;
+                    walk.drop_out(asked.failed);
+                }
+                Found::Manifest {
+                    position,
+                    depth,
+                    manifest,
+                    asked,
+                } => {
+                    let forced = asked.present.among(self.forced);
+                    let needed = asked.missing.and(forced);
+                    let seen = &mut walk.survey.manifests[position as usize];
+                    seen.present_at = seen.present_at.and(asked.present);
+                    seen.needed_by = seen.needed_by.and(needed);
+                    if manifest.is_some() {
+                        seen.manifest = manifest;
+                    }
+                    walk.drop_out(asked.failed);
+                    if !needed.is_empty() {
+                        self.enqueue_parts(&mut walk, position, depth, needed)?;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts what a manifest refers to into the queue, to be looked at for the destinations `needed`: those that lack the manifest.
+    fn enqueue_parts(
+        &self,
+        walk: &mut Walk,
+        position: u32,
+        depth: usize,
+        needed: Places,
+    ) -> Result<()> {
+        let seen = &walk.survey.manifests[position as usize];
+        let Some(manifest) = seen.manifest.as_ref() else {
+            return Ok(());
+        };
+        let of_manifest = |reason| self.content(manifest.digest, reason);
+        let References {
+            manifests,
+            blobs,
+            foreign_layers,
+        } = manifest.references().map_err(of_manifest)?;
+        if depth >= DEPTH_LIMIT && !manifests.is_empty() {
+            let top = walk.survey.manifests[0].descriptor.digest;
+            return Err(self.content(top, format!("its indexes nest deeper than {DEPTH_LIMIT}")));
+        }
+        let mut children = Vec::with_capacity(manifests.len());
+        for child in manifests {
+            let position = walk
+                .manifest(child)
+                .map_err(|reason| self.content(child.digest, reason))?;
+            children.push(position);
+            let seen = &walk.survey.manifests[position as usize];
+            let at = needed.except(seen.needed_by.and(seen.present_at));
+            if !at.is_empty() {
+                let is_read = seen.manifest.is_some();
+                let depth = depth + 1;
+                walk.queue.push_back(Look::Manifest {
+                    position,
+                    depth,
+                    descriptor: child,
+                    is_read,
+                    at,
+                });
+            }
+        }
+        let mut parts = Vec::with_capacity(blobs.len() + foreign_layers.len());
+        let foreign_layers = foreign_layers.into_iter().map(|blob| (blob, true));
+        for (blob, is_foreign) in blobs
+            .into_iter()
+            .map(|blob| (blob, false))
+            .chain(foreign_layers)
+        {
+            let position = walk
+                .blob(blob)
+                .map_err(|reason| self.content(blob.digest, reason))?;
+            parts.push(position);
+            let seen = &mut walk.survey.blobs[position as usize];
+            let at = needed.except(seen.needed_by);
+            if !at.is_empty() {
+                seen.needed_by = seen.needed_by.and(at);
+                walk.queue.push_back(Look::Blob {
+                    position,
+                    digest: blob.digest,
+                    is_foreign,
+                    at,
+                });
+            }
+        }
+        let seen = &mut walk.survey.manifests[position as usize];
+        seen.manifests = children;
+        seen.blobs = parts;
+        Ok(())
+    }
+
+    async fn look(&self, look: Look, alive: Places) -> Result<Found> {
+        match look {
+            Look::Manifest {
+                position,
+                depth,
+                descriptor,
+                is_read,
+                at,
+            } => {
+                let digest = descriptor.digest.to_string();
+                let asked = self
+                    .ask(at.among(alive), async |destination| {
+                        Ok(destination.resolve(&digest).await?.is_some())
+                    })
+                    .await;
+                let is_needed = !asked
+                    .missing
+                    .and(asked.present.among(self.forced))
+                    .is_empty();
+                let manifest = match is_needed && !is_read {
+                    true => Some(self.fetch(descriptor).await?),
+                    false => None,
+                };
+                Ok(Found::Manifest {
+                    position,
+                    depth,
+                    manifest,
+                    asked,
+                })
+            }
+            Look::Blob {
+                position,
+                digest,
+                is_foreign,
+                at,
+            } => {
+                let asked = self
+                    .ask(at.among(alive), async |destination| {
+                        destination.has_blob(&digest).await
+                    })
+                    .await;
+                let is_left_out = is_foreign
+                    && !asked.missing.is_empty()
+                    && !retry(self.source.observer(), || self.source.has_blob(&digest)).await?;
+                Ok(Found::Blob {
+                    position,
+                    is_left_out,
+                    asked,
+                })
+            }
+        }
+    }
+
+    /// Asks each destination whether it has something.
+    async fn ask(&self, at: Places, has: impl AsyncFn(&Repository) -> Result<bool>) -> Asked {
+        let answers = at.iter().map(async |place| {
+            let destination = &self.destinations[place];
+            (
+                place,
+                retry(destination.observer(), || has(destination)).await,
+            )
+        });
+        let mut asked = Asked::default();
+        for (place, answer) in future::join_all(answers).await {
+            match answer {
+                Ok(true) => asked.present = asked.present.with(place),
+                Ok(false) => asked.missing = asked.missing.with(place),
+                Err(error) => asked.failed.push((place, error)),
+            }
+        }
+        asked
+    }
+
+    async fn fetch(&self, child: Descriptor) -> Result<Manifest> {
+        let digest = child.digest.to_string();
+        let fetch = || self.source.fetch_manifest(&digest, self.allowance);
+        let manifest = retry(self.source.observer(), fetch).await?;
+        let size = manifest.bytes.len() as u64;
+        match size == child.size {
+            true => Ok(manifest),
+            false => Err(self.content(
+                child.digest,
+                format!("the manifest has {size} bytes instead of {}", child.size),
+            )),
+        }
+    }
+
+    fn content(&self, digest: Digest, reason: String) -> Error {
+        Error::Content {
+            side: Side::Source,
+            reference: self.source.reference(&digest.to_string()),
+            reason,
+        }
+    }
+}
+
+impl Walk {
+    /// The position of a manifest, which is new if it was not met before.
+    fn manifest(&mut self, descriptor: Descriptor) -> Result<u32, String> {
+        let seen = &mut self.survey.manifests;
+        let position = *self
+            .manifest_positions
+            .entry(descriptor.digest)
+            .or_insert_with(|| {
+                seen.push(Seen {
+                    descriptor,
+                    manifest: None,
+                    manifests: Vec::new(),
+                    blobs: Vec::new(),
+                    needed_by: Places::default(),
+                    present_at: Places::default(),
+                });
+                seen.len() as u32 - 1
+            });
+        same_size(seen[position as usize].descriptor, descriptor)?;
+        Ok(position)
+    }
+
+    /// The position of a blob, which is new if it was not met before.
+    fn blob(&mut self, descriptor: Descriptor) -> Result<u32, String> {
+        let seen = &mut self.survey.blobs;
+        let position = *self
+            .blob_positions
+            .entry(descriptor.digest)
+            .or_insert_with(|| {
+                seen.push(SeenBlob {
+                    descriptor,
+                    needed_by: Places::default(),
+                    present_at: Places::default(),
+                    is_left_out: false,
+                });
+                seen.len() as u32 - 1
+            });
+        same_size(seen[position as usize].descriptor, descriptor)?;
+        Ok(position)
+    }
+
+    fn drop_out(&mut self, failed: Vec<(usize, Error)>) {
+        for (place, error) in failed {
+            if self.alive.contains(place) {
+                self.alive = self.alive.without(place);
+                self.failed.push((place, error));
+            }
+        }
+    }
+}
+
+/// What is met twice has to have the same size every time.
+fn same_size(one: Descriptor, other: Descriptor) -> Result<(), String> {
+    match one.size == other.size {
+        true => Ok(()),
+        false => Err(format!(
+            "said to have {} bytes in one place and {} in another",
+            one.size, other.size
+        )),
+    }
+}

@@ -1,0 +1,114 @@
+//! What one invocation works with, and what it does with jobs: copies them at once, or enqueues them.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+
+use crate::aws::queue::{Draft, Queue};
+use crate::copier::Copier;
+use crate::copy::Shared;
+use crate::copy::report::{Outcome, Report};
+use crate::error::Error;
+use crate::job::Job;
+use crate::rules::Rules;
+
+/// Copies under way at once in one invocation. The blobs of all of them share one limit.
+const COPIES: usize = 8;
+
+/// One invocation's view of what lives across invocations, with its own deadline and limits.
+pub struct Invocation<'a> {
+    /// Carries out jobs.
+    pub copier: &'a Copier,
+    /// The rules in force.
+    pub rules: Arc<Rules>,
+    /// Without a queue, every job is done in the invocation that asks for it.
+    pub queue: Option<&'a Queue>,
+    /// What its copies share, its deadline among that.
+    pub shared: Shared,
+    /// Tells this invocation from every other one, a repetition of the same event included.
+    pub nonce: String,
+}
+
+impl Invocation<'_> {
+    /// Copies several side by side; a failure stops none of the others.
+    pub async fn copy_all(&self, jobs: Vec<Job>) -> Vec<Report> {
+        let reports = stream::iter(&jobs)
+            .map(|job| Box::pin(self.copy(job)))
+            .buffered(COPIES);
+        reports.concat().await
+    }
+
+    /// One copy, and those that follow from it.
+    pub async fn copy(&self, job: &Job) -> Vec<Report> {
+        let mut reports = self.copier.copy(job, &self.rules, &self.shared).await;
+        let is_cut = reports
+            .iter()
+            .any(|report| report.outcome == Outcome::Deferred);
+        // A copy that is cut is resumed, and looks for the other tags then.
+        if job.options.all_tags && !is_cut {
+            let others = Box::pin(self.other_tags(job, &mut reports)).await;
+            reports.extend(others);
+        }
+        reports
+    }
+
+    /// The other tags of what was copied: also where the tag that was named is excluded, failed or stands for something else by now.
+    /// That they can't be learnt is worth a warning if the named tag was copied: a scheduled run finds them. Otherwise nothing
+    /// has come of the push, so it is a failure.
+    async fn other_tags(&self, job: &Job, reports: &mut Vec<Report>) -> Vec<Report> {
+        let copied = reports
+            .iter()
+            .filter_map(|report| report.figures.as_ref()?.source_digest)
+            .next();
+        let found = self.copier.other_tags(job, &self.rules, copied);
+        match self.shared.deadline.bound(found).await {
+            Ok(others) if job.options.dry_run => Box::pin(self.copy_all(others)).await,
+            Ok(others) => Box::pin(self.enqueue(others)).await,
+            Err(error) => {
+                let named = reports.iter_mut().find(|report| report.figures.is_some());
+                match named {
+                    Some(report) => report.warn(format!(
+                        "the other tags of this digest could not be learnt, a scheduled run will find them: {error}"
+                    )),
+                    None => {
+                        let subject = reports.first().and_then(|report| report.subject.clone());
+                        reports.push(Report::failed(subject, error));
+                    }
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// To the queue, or without one, at once.
+    pub async fn enqueue(&self, jobs: Vec<Job>) -> Vec<Report> {
+        let Some(queue) = self.queue else {
+            return self.copy_all(jobs).await;
+        };
+        if jobs.is_empty() {
+            return Vec::new();
+        }
+        let draft = |job: &Job| Draft {
+            body: job.message(),
+            group: job.group(),
+        };
+        let drafts: Vec<Draft> = jobs.iter().map(draft).collect();
+        let sent = self
+            .shared
+            .deadline
+            .bound(async { Ok(queue.send(&drafts, &self.nonce).await) });
+        let results = sent
+            .await
+            .unwrap_or_else(|error: Error| jobs.iter().map(|_| Err(error.clone())).collect());
+        let reports = jobs.iter().zip(results).flat_map(|(job, result)| {
+            job.destinations.iter().map(move |destination| {
+                let subject = self.copier.subject(job, destination);
+                match &result {
+                    Ok(()) => Report::queued(subject),
+                    Err(error) => Report::failed(Some(subject), error.clone()),
+                }
+            })
+        });
+        reports.collect()
+    }
+}

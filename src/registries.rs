@@ -1,0 +1,180 @@
+//! How the registries and GitHub are reached: which host, and which credential.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::aws::ecr::Ecr;
+use crate::aws::secrets::Secrets;
+use crate::config::Settings;
+use crate::endpoint::{Endpoint, Hosts, ecr_region};
+use crate::error::{Error, Result};
+use crate::kept::{Freshness, with_renewal};
+use crate::reference::Destination;
+use crate::registry::{Budget, Credential, Credentials, Repository};
+
+/// So many source repositories are remembered, so that a warm process does not grow.
+const SOURCES_LIMIT: usize = 200;
+
+/// Opens repositories, and keeps what they share across invocations: connections, bearer tokens, budgets.
+pub struct Registries {
+    /// The registry hosts that may be written in rules and events.
+    pub hosts: Hosts,
+    http: reqwest::Client,
+    secrets: Arc<Secrets>,
+    ecr: Arc<Ecr>,
+    source_registry: Endpoint,
+    destination_registry: Option<Endpoint>,
+    ghcr_token_secret_id: Option<String>,
+    /// By package and its rule's secret. Each keeps its bearer token, as a token serves many requests.
+    sources: Mutex<HashMap<(String, Option<String>), Repository>>,
+    /// By registry host.
+    budgets: Mutex<HashMap<String, Arc<Budget>>>,
+}
+
+/// A token of GitHub, or none, that can be told from another one.
+#[derive(Clone)]
+struct Token(Option<SecretString>);
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        let text = |token: &Token| {
+            token
+                .0
+                .as_ref()
+                .map(|token| token.expose_secret().to_owned())
+        };
+        text(self) == text(other)
+    }
+}
+
+impl Registries {
+    /// Nothing is asked of anybody yet.
+    pub fn new(
+        settings: &Settings,
+        http: reqwest::Client,
+        secrets: Arc<Secrets>,
+        ecr: Arc<Ecr>,
+    ) -> Self {
+        Registries {
+            hosts: settings.hosts.clone(),
+            http,
+            secrets,
+            ecr,
+            source_registry: settings.source_registry.clone(),
+            destination_registry: settings.destination_registry.clone(),
+            ghcr_token_secret_id: settings.ghcr_token_secret_id.clone(),
+            sources: Mutex::default(),
+            budgets: Mutex::default(),
+        }
+    }
+
+    /// The repository of a package at the source, observed by an observer of its own. The token is the one in `token_secret_id`, else
+    /// the general one, else none: public images are read anonymously.
+    pub fn source(&self, package: &str, token_secret_id: Option<&str>) -> Repository {
+        let key = (package.to_owned(), token_secret_id.map(str::to_owned));
+        let mut sources = lock(&self.sources);
+        if sources.len() >= SOURCES_LIMIT && !sources.contains_key(&key) {
+            sources.clear();
+        }
+        let repository = sources.entry(key).or_insert_with(|| {
+            let credentials = self
+                .token_id(token_secret_id)
+                .map(|id| self.ghcr_credentials(id));
+            let registry = self.source_registry.clone();
+            Repository::source(self.http.clone(), registry, package, credentials)
+        });
+        repository.clone().observed()
+    }
+
+    /// A repository to write to, observed by an observer of its own: on the registry that the destination names, else on the
+    /// configured one, else on the caller's own ECR.
+    ///
+    /// # Errors
+    /// What ECR's authorization failed with, which says where the caller's own registry is.
+    pub async fn destination(&self, destination: &Destination) -> Result<Repository> {
+        let host = destination.registry.as_deref();
+        let configured = self.destination_registry.as_ref();
+        let named = match (host, configured) {
+            (Some(host), Some(configured)) if configured.host() == host => Some(configured.clone()),
+            (Some(host), _) => Some(Endpoint::parse(host).map_err(Error::Event)?),
+            (None, configured) => configured.cloned(),
+        };
+        let region = named
+            .as_ref()
+            .and_then(|registry| ecr_region(&registry.host()).map(str::to_owned));
+        let registry = match named {
+            Some(registry) => registry,
+            None => {
+                self.ecr
+                    .authorization(None, Freshness::Kept)
+                    .await?
+                    .registry
+            }
+        };
+        let budget = lock(&self.budgets)
+            .entry(registry.host())
+            .or_default()
+            .clone();
+        let ecr = self.ecr.clone();
+        let credentials: Credentials = Arc::new(move |freshness| {
+            let (ecr, region) = (ecr.clone(), region.clone());
+            Box::pin(async move {
+                let authorization = ecr.authorization(region.as_deref(), freshness).await?;
+                let (username, password) = (authorization.username, authorization.password);
+                Ok(Credential { username, password })
+            })
+        });
+        let name = &destination.repository;
+        Ok(Repository::destination(
+            self.http.clone(),
+            registry,
+            name,
+            credentials,
+            budget,
+        ))
+    }
+
+    /// Attempts something with the token for GitHub's API; if that is refused and the token has meanwhile been replaced, once more
+    /// with the new one.
+    ///
+    /// # Errors
+    /// What the secret or `attempt` failed with.
+    pub async fn with_token<T, A>(
+        &self,
+        token_secret_id: Option<&str>,
+        attempt: impl Fn(Option<SecretString>) -> A,
+    ) -> Result<T>
+    where
+        A: Future<Output = Result<T>>,
+    {
+        let token = |freshness| async move {
+            match self.token_id(token_secret_id) {
+                Some(id) => Ok(Token(Some(self.secrets.ghcr_token(id, freshness).await?.0))),
+                None => Ok(Token(None)),
+            }
+        };
+        with_renewal(token, |token: Token| attempt(token.0)).await
+    }
+
+    fn token_id<'a>(&'a self, token_secret_id: Option<&'a str>) -> Option<&'a str> {
+        token_secret_id.or(self.ghcr_token_secret_id.as_deref())
+    }
+
+    fn ghcr_credentials(&self, id: &str) -> Credentials {
+        let (secrets, id) = (self.secrets.clone(), id.to_owned());
+        Arc::new(move |freshness| {
+            let (secrets, id) = (secrets.clone(), id.clone());
+            Box::pin(async move {
+                let (password, username) = secrets.ghcr_token(&id, freshness).await?;
+                let username = username.unwrap_or_else(|| "token".to_owned());
+                Ok(Credential { username, password })
+            })
+        })
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

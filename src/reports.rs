@@ -1,0 +1,142 @@
+//! The reports of one invocation: each is logged when it comes, and kept for the reply as far as that has room.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::copy::report::{Outcome, Report};
+use crate::error::Error;
+
+/// Lambda takes no reply of more than 6 MB (6,291,556 bytes); what is left out of it is counted. Images that are up to date may
+/// take the smaller part, so that there is room for what happened. (AWS Lambda developer guide, "Lambda quotas")
+const REPLY_LIMIT: usize = 5_000_000;
+const CURRENT_LIMIT: usize = 2_000_000;
+
+/// Collects reports, and knows what stands for all of them.
+#[derive(Default)]
+pub struct Reports {
+    /// As JSON.
+    kept: Vec<String>,
+    bytes: usize,
+    counts: BTreeMap<Outcome, u64>,
+    left_out: BTreeMap<Outcome, u64>,
+    /// The error of the first report with the first outcome.
+    error: Option<(Outcome, Error)>,
+    passing_error: Option<Error>,
+}
+
+impl Reports {
+    /// Logs a report, and keeps it for the reply.
+    pub fn add(&mut self, report: Report) {
+        *self.counts.entry(report.outcome).or_default() += 1;
+        let line = serde_json::to_string(&report).unwrap_or_default();
+        match report.outcome {
+            Outcome::Failed | Outcome::Deferred => tracing::error!(report = %line),
+            // A scheduled run may find very many of these.
+            Outcome::Current if self.counts[&Outcome::Current] > 1 => {
+                tracing::debug!(report = %line)
+            }
+            _ => tracing::info!(report = %line),
+        }
+        let limit = match report.outcome {
+            Outcome::Current => CURRENT_LIMIT,
+            _ => REPLY_LIMIT,
+        };
+        let length = line.len() + 1;
+        match self.bytes + length <= limit {
+            true => {
+                self.bytes += length;
+                self.kept.push(line);
+            }
+            false => *self.left_out.entry(report.outcome).or_default() += 1,
+        }
+        if let Some(error) = report.error {
+            if error.kind().may_pass() && self.passing_error.is_none() {
+                self.passing_error = Some(error.clone());
+            }
+            if self
+                .error
+                .as_ref()
+                .is_none_or(|(outcome, _)| report.outcome < *outcome)
+            {
+                self.error = Some((report.outcome, error));
+            }
+        }
+    }
+
+    /// Adds several.
+    pub fn extend(&mut self, reports: impl IntoIterator<Item = Report>) {
+        reports.into_iter().for_each(|report| self.add(report));
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// The first that occurs, in the order of [`Outcome`].
+    pub fn outcome(&self) -> Outcome {
+        self.counts
+            .keys()
+            .next()
+            .copied()
+            .unwrap_or(Outcome::Ignored)
+    }
+
+    /// The error that stands for all.
+    pub fn error(&self) -> Option<&Error> {
+        self.error.as_ref().map(|(_, error)| error)
+    }
+
+    /// The first error that may pass if the same is done again.
+    pub fn passing_error(&self) -> Option<&Error> {
+        self.passing_error.as_ref()
+    }
+
+    /// One report as it is, several under the outcome that stands for all.
+    pub fn body(&self) -> Value {
+        let value = |report: &String| serde_json::from_str(report).unwrap_or(Value::Null);
+        if let ([report], true) = (self.kept.as_slice(), self.left_out.is_empty()) {
+            return value(report);
+        }
+        let reports: Vec<Value> = self.kept.iter().map(value).collect();
+        let mut body = json!({"outcome": self.outcome(), "reports": reports});
+        if !self.left_out.is_empty() {
+            body["left_out"] = json!(self.left_out);
+        }
+        body
+    }
+
+    /// What a caller gets who sees errors as errors: the body, or the error that stands for all.
+    ///
+    /// # Errors
+    /// The error of the first failed report, else of the first deferred one.
+    pub fn result(self) -> Result<Value, Error> {
+        match self.error {
+            Some((_, error)) => Err(error),
+            None => Ok(self.body()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::copy::report::Subject;
+
+    #[test]
+    fn a_reply_has_an_end_and_counts_what_it_leaves_out() {
+        let mut reports = Reports::default();
+        for number in 0..60_000 {
+            let subject = Subject::package(&format!("acme/{number:0100}"));
+            reports.add(Report::ignored(Some(subject), "x".repeat(100)));
+        }
+        let body = reports.body();
+        let kept = body["reports"].as_array().map_or(0, Vec::len) as u64;
+        assert_eq!(
+            kept + body["left_out"]["ignored"].as_u64().unwrap_or(0),
+            60_000
+        );
+        assert!((4_900_000..6_000_000).contains(&body.to_string().len()));
+    }
+}
