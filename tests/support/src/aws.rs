@@ -92,7 +92,7 @@ impl Aws {
         self.put_value(name, SecretValue::Text(value.to_owned()));
     }
 
-    /// As [`Aws::put_secret`], with a value that is not text: `GetSecretValue` answers `SecretBinary` in place of `SecretString`.
+    /// As [`Aws::put_secret`], with a value that is not text: `GetSecretValue` answers `SecretBinary` instead of `SecretString`.
     pub fn put_binary_secret(&self, name: &str) {
         self.put_value(name, SecretValue::Binary);
     }
@@ -175,7 +175,7 @@ pub fn in_twelve_hours() -> SystemTime {
     SystemTime::now() + Duration::from_secs(12 * 60 * 60)
 }
 
-/// What is wrong with a call to `service`, before its operation is looked at: the error's code and message. The signature must be
+/// The error, as code and message, of a call to `service` that is malformed or not signed for it. The signature must be
 /// for that service and for [`REGION`], or for any Region if the service is `ecr`.
 pub(crate) fn frame_error(
     head: &Parts,

@@ -7,11 +7,12 @@ use serde_json::json;
 
 use crate::aws::{Aws, in_twelve_hours};
 use crate::ecr::Ecr;
-use crate::function::{Function, Outcome};
+use crate::function::{Function, Outcome, REGION};
 use crate::ghcr::Ghcr;
 use crate::github::GitHub;
 use crate::http::{Certificate, Request, Server};
 use crate::image::Image;
+use crate::proxy::Proxy;
 use crate::sqs::Sqs;
 
 /// The webhook's secret, taken from the examples in GitHub's documentation.
@@ -41,6 +42,8 @@ pub struct Deployment {
     pub sqs: Sqs,
     pub function: Function,
     binary: PathBuf,
+    /// Its file is deleted with it.
+    _certificate: Option<Certificate>,
     /// Settings as after [`Deployment::start`].
     environment: BTreeMap<String, String>,
 }
@@ -87,12 +90,48 @@ impl Deployment {
         Deployment::assemble(binary, ghcr, ecr, sqs, &queues, settings).await
     }
 
+    /// As [`Deployment::start_with`], with more registries under real host names, such as
+    /// `210987654321.dkr.ecr.us-east-1.amazonaws.com`, which the function reaches over HTTPS and through a [`Proxy`]. They have no
+    /// repositories, and are returned in this order. Each accepts only the password that `GetAuthorizationToken` answers in its
+    /// Region.
+    pub async fn start_with_registries(
+        binary: &Path,
+        hosts: &[&str],
+        settings: &[(&str, &str)],
+    ) -> (Deployment, Vec<Ecr>) {
+        let certificate = Certificate::for_hosts(hosts);
+        let mut registries = Vec::new();
+        for host in hosts {
+            let password = password(region(host));
+            registries.push(Ecr::start_with_password(Some(&certificate), &password).await);
+        }
+        let servers = registries.iter().map(|registry| &registry.server);
+        let routes: Vec<_> = hosts.iter().copied().zip(servers).collect();
+        let proxy = Proxy::start(&routes).await;
+        let trusted = certificate.path().to_str().expect("a path in UTF-8");
+        let network = [
+            ("HTTPS_PROXY", proxy.url()),
+            ("SSL_CERT_FILE", trusted.to_owned()),
+        ];
+        let (ghcr, ecr) = (Ghcr::start().await, Ecr::start().await);
+        let sqs = Sqs::start().await;
+        let mut deployment = Deployment::assemble(binary, ghcr, ecr, sqs, &network, settings).await;
+        deployment._certificate = Some(certificate);
+        for host in hosts.iter().filter(|host| region(host) != REGION) {
+            let (region, url) = (region(host), format!("https://{host}"));
+            let aws = &deployment.aws;
+            aws.authorize_in(region, &password(region), &url, in_twelve_hours());
+        }
+        (deployment, registries)
+    }
+
+    /// `more` are settings that a restart keeps.
     async fn assemble(
         binary: &Path,
         ghcr: Ghcr,
         ecr: Ecr,
         sqs: Sqs,
-        queues: &[(&str, String)],
+        more: &[(&str, String)],
         settings: &[(&str, &str)],
     ) -> Deployment {
         let (github, aws) = (GitHub::start().await, Aws::start().await);
@@ -113,7 +152,7 @@ impl Deployment {
         ];
         let environment: BTreeMap<_, _> = defaults
             .iter()
-            .chain(queues)
+            .chain(more)
             .map(|(name, value)| ((*name).to_owned(), value.clone()))
             .collect();
         let function = start_function(binary, &environment, settings).await;
@@ -125,6 +164,7 @@ impl Deployment {
             sqs,
             function,
             binary: binary.to_owned(),
+            _certificate: None,
             environment,
         }
     }
@@ -187,6 +227,20 @@ pub fn image_requests(server: &Server) -> Vec<Request> {
         request.path.starts_with("/v2/") && request.path != "/v2/" && request.status != 401
     };
     server.requests().into_iter().filter(for_image).collect()
+}
+
+/// The Region in the host name of an ECR registry.
+fn region(host: &str) -> &str {
+    let region = host.split('.').nth(3);
+    region.unwrap_or_else(|| panic!("{host} is not the host of an ECR registry"))
+}
+
+/// The password in a Region.
+fn password(region: &str) -> String {
+    match region {
+        REGION => Ecr::PASSWORD.to_owned(),
+        _ => format!("{}-{region}", Ecr::PASSWORD),
+    }
 }
 
 async fn start_function(

@@ -3,7 +3,7 @@
 //! Statuses, codes and texts are those that AWS documents or that users of the real service have quoted. Where neither exists
 //! (missing layers or children at a manifest PUT), the message has the name of the JSON API's exception.
 //! Blobs are hashed while they arrive. The content of one larger than [`KEPT_BLOB_BYTES`] is not stored.
-//! PATCH is refused: ECR's uploads in parts are off the specification, and nobody may rely on them
+//! PATCH is refused: ECR's uploads in parts are off the specification, and a client that relies on them fails
 //! (aws/containers-roadmap, issue 2831).
 
 mod limits;
@@ -118,8 +118,16 @@ impl Ecr {
 
     /// As [`Ecr::start`], over HTTPS with this certificate, or over HTTP without one.
     pub async fn start_with(certificate: Option<&Certificate>) -> Ecr {
+        Ecr::start_with_password(certificate, Ecr::PASSWORD).await
+    }
+
+    /// As [`Ecr::start_with`], with another password at first.
+    pub(crate) async fn start_with_password(
+        certificate: Option<&Certificate>,
+        password: &str,
+    ) -> Ecr {
         let state = Arc::new(Mutex::new(State {
-            password: Ecr::PASSWORD.to_owned(),
+            password: password.to_owned(),
             ..State::default()
         }));
         let server = {

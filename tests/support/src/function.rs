@@ -302,7 +302,7 @@ async fn supervise(
             child.wait().await
         }
     };
-    // Nobody may be listening any more.
+    // The `Function` may have been dropped.
     let _ = exited.send(Some(status.expect("wait for the function")));
 }
 

@@ -14,6 +14,7 @@
 //! | [`github`] | GitHub's REST API for packages |
 //! | [`aws`] | Secrets Manager, and ECR's `GetAuthorizationToken` |
 //! | [`sqs`] | Amazon SQS, and Lambda's polling of its queues |
+//! | [`proxy`] | an HTTP proxy through which those servers have real host names |
 //! | [`webhook`] | GitHub's signed deliveries as API Gateway and EventBridge pass them on, and the events of schedules |
 //! | [`function`] | the real binary, driven through a local Lambda Runtime API |
 //! | [`deployment`] | all of the above together |
@@ -29,5 +30,6 @@ pub mod github;
 pub mod http;
 pub mod image;
 mod lag;
+pub mod proxy;
 pub mod sqs;
 pub mod webhook;

@@ -26,7 +26,7 @@ struct Bucket {
     period: Duration,
     /// The time in which one token is added.
     interval: Duration,
-    /// When it would be full again if no more tokens were taken, which tells how many it holds now.
+    /// When it would be full again if no more tokens were taken. How many it holds now follows from that.
     full_at: Instant,
     refused: u64,
 }

@@ -59,8 +59,8 @@ pub enum Fault {
     DropReply,
     /// As [`Fault::DropReply`], and the connection is reset.
     ResetReply,
-    /// The request arrives and is logged. The handler is called after [`release`](super::Server::release); until then, or for
-    /// ever, the server neither reads the body nor answers, and the connection stays open.
+    /// The request arrives and is logged, but the server neither reads its body nor answers, and the connection stays open. After
+    /// [`release`](super::Server::release), if that is ever called, the handler answers.
     Hold,
 }
 

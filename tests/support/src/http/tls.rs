@@ -10,19 +10,24 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
-/// A self-signed certificate for `127.0.0.1`, and its key.
+/// A self-signed certificate, and its key.
 pub struct Certificate {
     pub(super) acceptor: TlsAcceptor,
     path: PathBuf,
 }
 
 impl Certificate {
-    /// Generates a new key and certificate.
+    /// Generates a key, and a certificate for `127.0.0.1`.
     pub fn generate() -> Certificate {
+        Certificate::for_hosts(&["127.0.0.1"])
+    }
+
+    /// Generates a key, and a certificate for these host names and addresses.
+    pub fn for_hosts(hosts: &[&str]) -> Certificate {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let mut parameters =
-            CertificateParams::new(["127.0.0.1".to_owned()]).expect("an address to certify");
+        let hosts: Vec<_> = hosts.iter().map(|host| host.to_string()).collect();
+        let mut parameters = CertificateParams::new(hosts).expect("names to certify");
         // With one name for two certificates, a client would call one a forgery of the other instead of unknown.
         let name = format!("support {number}");
         parameters.distinguished_name.push(DnType::CommonName, name);
