@@ -2,7 +2,7 @@
 //!
 //! Statuses, codes and texts are those that AWS documents or that users of the real service have quoted. Where neither exists
 //! (missing layers or children at a manifest PUT), the message has the name of the JSON API's exception.
-//! Blobs are hashed while they arrive. The content of one larger than [`KEPT_BLOB_BYTES`] is not stored.
+//! Blobs are hashed while they arrive. The content of one larger than a mebibyte is not stored.
 //! PATCH is refused: ECR's uploads in parts are off the specification, and a client that relies on them fails
 //! (aws/containers-roadmap, issue 2831).
 
@@ -25,7 +25,7 @@ use http_body_util::BodyExt;
 use hyper::http::request::Parts;
 
 /// The content of blobs up to this size is stored.
-pub const KEPT_BLOB_BYTES: u64 = 1024 * 1024;
+const KEPT_BLOB_BYTES: u64 = 1024 * 1024;
 
 /// One private ECR registry.
 #[derive(Clone)]
@@ -52,7 +52,7 @@ pub struct Repository {
 #[derive(Clone, Debug)]
 pub struct StoredBlob {
     pub length: u64,
-    /// The content, if it is no longer than [`KEPT_BLOB_BYTES`].
+    /// The content, if it is no larger than a mebibyte.
     pub bytes: Option<Bytes>,
 }
 

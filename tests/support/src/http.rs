@@ -245,7 +245,7 @@ pub fn reply(status: u16, headers: &[(&str, String)], body: impl Into<Bytes>) ->
 }
 
 /// An answer of `length` bytes that are generated while they are sent.
-pub fn streamed(
+pub(crate) fn streamed(
     status: u16,
     headers: &[(&str, String)],
     length: u64,

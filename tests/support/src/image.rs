@@ -351,7 +351,6 @@ pub struct ImageBuilder {
     layers: Vec<Descriptor>,
     blobs: BTreeMap<String, Blob>,
     artifact_type: Option<String>,
-    subject: Option<Descriptor>,
     annotations: Vec<(String, String)>,
 }
 
@@ -385,7 +384,6 @@ impl ImageBuilder {
             layers: Vec::new(),
             blobs: BTreeMap::new(),
             artifact_type: None,
-            subject: None,
             annotations: Vec::new(),
         }
     }
@@ -429,12 +427,6 @@ impl ImageBuilder {
         self
     }
 
-    /// Makes this a referrer of another image.
-    pub fn subject(mut self, image: &Image) -> ImageBuilder {
-        self.subject = Some(Descriptor::of_manifest(image.top_manifest()));
-        self
-    }
-
     /// An annotation of the manifest.
     pub fn annotation(mut self, name: &str, value: &str) -> ImageBuilder {
         self.annotations.push((name.into(), value.into()));
@@ -457,9 +449,6 @@ impl ImageBuilder {
         ];
         if let Some(artifact_type) = &self.artifact_type {
             fields.insert(1, ("artifactType", text(artifact_type)));
-        }
-        if let Some(subject) = &self.subject {
-            fields.push(("subject", subject.json()));
         }
         if !self.annotations.is_empty() {
             fields.push(("annotations", map(&self.annotations)));

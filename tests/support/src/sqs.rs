@@ -137,7 +137,7 @@ impl Sqs {
     }
 
     /// The URL of a queue, whether it exists or not.
-    pub fn queue_url(&self, name: &str) -> String {
+    pub(crate) fn queue_url(&self, name: &str) -> String {
         format!("{}/{ACCOUNT}/{name}", self.server.url())
     }
 
