@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::function::Outcome;
+use support::ghcr::RangeAnswer;
 use support::http::Fault;
 use support::image::Blob;
 
@@ -158,11 +159,11 @@ async fn passing_faults_are_overcome() {
 /// A source that breaks off in mid-blob is read on where it stopped, and the destination does not notice.
 #[tokio::test]
 async fn a_broken_source_is_read_on_into_the_same_upload() {
-    for ignores_ranges in [false, true] {
+    for (ignores_ranges, answer) in [(false, RangeAnswer::Exact), (true, RangeAnswer::Whole)] {
         let scenario = Scenario::start().await;
         let image = Image::single(&[Blob::pseudorandom(7, 300_000)]);
         scenario.push(REPOSITORY, "1", &image);
-        scenario.ghcr.set_ignores_ranges(ignores_ranges);
+        scenario.ghcr.set_range_answer(answer);
         let (layer, _) = image
             .blobs
             .iter()

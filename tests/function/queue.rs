@@ -18,7 +18,7 @@ fn delivery(tag: &str, digest: &str) -> Value {
 /// The outcomes of the worker's invocations, each of which must have been answered.
 async fn work_off(scenario: &Scenario) -> Vec<Value> {
     scenario
-        .work_off()
+        .process_queue()
         .await
         .into_iter()
         .map(Outcome::reply)

@@ -1,4 +1,4 @@
-//! Scheduled runs, events from a bus, and rules from a parameter.
+//! Scheduled runs, events from a bus, and rules from a secret.
 
 use serde_json::{Value, json};
 use support::deployment::{JOB_QUEUE, RULES, image_requests};
@@ -130,7 +130,7 @@ async fn a_schedule_finds_packages_and_hands_over_what_differs() {
         9,
         "each run is a cause of its own"
     );
-    scenario.work_off().await;
+    scenario.process_queue().await;
     scenario.assert_stored("by semver", "1.0.0", &images[1]);
     assert_eq!(scenario.ecr.repository("prod/api").tags.len(), 1);
     let tags = scenario.ecr.repository("prod/web").tags;
@@ -256,15 +256,17 @@ async fn an_event_bus_may_pass_githubs_events_on() {
 }
 
 #[tokio::test]
-async fn rules_may_be_in_a_parameter() {
+async fn rules_may_be_in_a_secret() {
     let mut scenario = Scenario::start().await;
     scenario.push(REPOSITORY, "1", &small_image());
-    scenario.aws.put_parameter("/ghcr-to-ecr/rules", RULES);
+    scenario.aws.put_secret("ghcr-to-ecr/rules", RULES);
     scenario
-        .restart_with(&[("RULES", "ssm:/ghcr-to-ecr/rules")])
+        .restart_with(&[("RULES", "secret:ghcr-to-ecr/rules")])
         .await;
     assert_eq!(scenario.copy("1").await["outcome"], "copied");
-    scenario.restart_with(&[("RULES", "ssm:forgotten")]).await;
+    scenario
+        .restart_with(&[("RULES", "secret:forgotten")])
+        .await;
     scenario.invoke(&json!({})).await;
     let error = scenario
         .function
@@ -274,7 +276,7 @@ async fn rules_may_be_in_a_parameter() {
     assert!(
         error["errorMessage"]
             .as_str()
-            .is_some_and(|text| text.contains("GetParameter forgotten")),
+            .is_some_and(|text| text.contains("GetSecretValue forgotten")),
         "{error}"
     );
 }

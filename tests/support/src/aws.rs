@@ -1,8 +1,10 @@
-//! Three AWS calls of the function, on one endpoint: `GetSecretValue` of Secrets Manager, `GetParameter` of Systems Manager
-//! and `GetAuthorizationToken` of ECR.
+//! Two AWS calls of the function, on one endpoint: `GetSecretValue` of Secrets Manager and `GetAuthorizationToken` of ECR.
 //!
-//! The services speak AWS JSON 1.1: POST to `/`, the operation in `X-Amz-Target`, errors as 400 with `__type`.
+//! Both services speak AWS JSON 1.1: POST to `/`, the operation in `X-Amz-Target`, errors as 400 with `__type`.
 //! Names, shapes and texts are those of the services' API references.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,13 +19,18 @@ use serde_json::{Value, json};
 use crate::function::{ACCOUNT, REGION};
 use crate::http::{self, Reply, Server, lock};
 
-/// The most bytes of an advanced parameter; a standard one has half of that.
-const PARAMETER_LIMIT: usize = 8 * 1024;
+/// The most bytes of a secret's value (Secrets Manager quotas).
+const SECRET_LIMIT_BYTES: usize = 65_536;
 
-/// Secrets Manager, Systems Manager and the ECR API behind one URL, the one for `AWS_ENDPOINT_URL`.
+/// Bytes that are no UTF-8, for a secret without text.
+const BINARY: [u8; 4] = [0xff, 0xfe, 0x00, 0x80];
+
+/// Secrets Manager and the ECR API behind one URL, the one for `AWS_ENDPOINT_URL`. Secrets are in [`REGION`]; the ECR API answers
+/// in every Region.
 #[derive(Clone)]
 pub struct Aws {
-    /// URL, request log and faults.
+    /// URL, request log and faults. In [`Server::fault`] and [`Server::count`] the operation, such as `GetSecretValue`, counts as
+    /// part of the path.
     pub server: Server,
     state: Arc<Mutex<State>>,
 }
@@ -31,23 +38,23 @@ pub struct Aws {
 #[derive(Default)]
 struct State {
     secrets: BTreeMap<String, Secret>,
-    parameters: BTreeMap<String, Parameter>,
     denied: BTreeSet<String>,
-    authorization: Option<Authorization>,
+    /// By Region.
+    authorizations: BTreeMap<String, Authorization>,
     calls: BTreeMap<String, usize>,
 }
 
 #[derive(Default)]
 struct Secret {
-    current: String,
-    previous: Option<String>,
+    current: Option<SecretValue>,
+    previous: Option<SecretValue>,
     undecipherable: bool,
 }
 
-#[derive(Default)]
-struct Parameter {
-    value: String,
-    version: u64,
+enum SecretValue {
+    Text(String),
+    /// [`BINARY`].
+    Binary,
 }
 
 struct Authorization {
@@ -57,7 +64,7 @@ struct Authorization {
 }
 
 impl Aws {
-    /// No secrets, no parameters and no ECR authorization to begin with.
+    /// Starts with no secrets, and without an ECR authorization in any Region.
     pub async fn start() -> Aws {
         let state = Arc::new(Mutex::new(State::default()));
         let server = {
@@ -66,7 +73,8 @@ impl Aws {
                 let state = state.clone();
                 async move {
                     let (head, body) = request.into_parts();
-                    let body = body.bytes().await.expect("the body of an AWS call");
+                    // A fault may have cut the body short, and then the answer is not sent.
+                    let body = body.bytes().await.unwrap_or_default();
                     answer(&head, &body, &mut lock(&state))
                 }
             })
@@ -77,12 +85,23 @@ impl Aws {
 
     /// Creates a secret, or gives it a new value as `PutSecretValue` does: what was `AWSCURRENT` becomes `AWSPREVIOUS`.
     pub fn put_secret(&self, name: &str, value: &str) {
-        let mut state = self.state();
-        let secret = state.secrets.entry(name.to_owned()).or_default();
-        let replaced = std::mem::replace(&mut secret.current, value.to_owned());
-        if !replaced.is_empty() {
-            secret.previous = Some(replaced);
-        }
+        assert!(
+            value.len() <= SECRET_LIMIT_BYTES,
+            "a secret has at most {SECRET_LIMIT_BYTES} bytes"
+        );
+        self.put_value(name, SecretValue::Text(value.to_owned()));
+    }
+
+    /// As [`Aws::put_secret`], with a value that is not text: `GetSecretValue` answers `SecretBinary` instead of `SecretString`.
+    pub fn put_binary_secret(&self, name: &str) {
+        self.put_value(name, SecretValue::Binary);
+    }
+
+    /// Makes `value` the secret's `AWSPREVIOUS`, whatever its earlier values were. The secret must exist.
+    pub fn put_previous(&self, name: &str, value: &str) {
+        self.change(name, |secret| {
+            secret.previous = Some(SecretValue::Text(value.to_owned()));
+        });
     }
 
     /// The ARN under which the secret `name` is found too.
@@ -92,50 +111,58 @@ impl Aws {
 
     /// From now on the secret's key can't be used: `DecryptionFailure`.
     pub fn fail_decryption(&self, name: &str) {
-        self.state()
-            .secrets
-            .get_mut(name)
-            .expect("a secret that was put")
-            .undecipherable = true;
+        self.change(name, |secret| secret.undecipherable = true);
     }
 
-    /// Creates a parameter of type `String`, or gives it a new value and version.
-    pub fn put_parameter(&self, name: &str, value: &str) {
-        assert!(
-            value.len() <= PARAMETER_LIMIT,
-            "a parameter has at most {PARAMETER_LIMIT} bytes"
-        );
-        let mut state = self.state();
-        let parameter = state.parameters.entry(name.to_owned()).or_default();
-        parameter.value = value.to_owned();
-        parameter.version += 1;
-    }
-
-    /// The ARN under which the parameter `name` is found too.
-    pub fn parameter_arn(name: &str) -> String {
-        let path = name.trim_start_matches('/');
-        format!("arn:aws:ssm:{REGION}:{ACCOUNT}:parameter/{path}")
-    }
-
-    /// From now on the caller has no permission for `operation` (`GetSecretValue`, `GetParameter` or `GetAuthorizationToken`).
+    /// From now on the caller has no permission for `operation` (`GetSecretValue` or `GetAuthorizationToken`) in any Region.
     pub fn deny(&self, operation: &str) {
         self.state().denied.insert(operation.to_owned());
     }
 
-    /// What `GetAuthorizationToken` answers: user `AWS` with `password`, good for the registry at `registry_url`
-    /// (`proxyEndpoint`) until `expires_at`.
+    /// [`Aws::authorize_in`] the function's own Region.
     pub fn authorize(&self, password: &str, registry_url: &str, expires_at: SystemTime) {
-        let (password, registry_url) = (password.to_owned(), registry_url.to_owned());
-        self.state().authorization = Some(Authorization {
-            password,
-            registry_url,
-            expires_at,
-        });
+        self.authorize_in(REGION, password, registry_url, expires_at);
     }
 
-    /// How often `operation` was asked for, answered or refused.
+    /// What `GetAuthorizationToken` answers in `region`: user `AWS` with `password`, good for the registry at `registry_url`
+    /// (`proxyEndpoint`) until `expires_at`. A Region without an authorization is one that the organisation's service control
+    /// policies forbid.
+    pub fn authorize_in(
+        &self,
+        region: &str,
+        password: &str,
+        registry_url: &str,
+        expires_at: SystemTime,
+    ) {
+        let authorization = Authorization {
+            password: password.to_owned(),
+            registry_url: registry_url.to_owned(),
+            expires_at,
+        };
+        let mut state = self.state();
+        state
+            .authorizations
+            .insert(region.to_owned(), authorization);
+    }
+
+    /// How often `operation` was called since the start, whether it was answered or refused; calls on which a fault was played
+    /// instead are left out.
     pub fn calls(&self, operation: &str) -> usize {
         self.state().calls.get(operation).copied().unwrap_or(0)
+    }
+
+    fn put_value(&self, name: &str, value: SecretValue) {
+        let mut state = self.state();
+        let secret = state.secrets.entry(name.to_owned()).or_default();
+        if let Some(replaced) = secret.current.replace(value) {
+            secret.previous = Some(replaced);
+        }
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut Secret)) {
+        let mut state = self.state();
+        let secret = state.secrets.get_mut(name);
+        change(secret.unwrap_or_else(|| panic!("the secret {name} was not put")));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -148,7 +175,8 @@ pub fn in_twelve_hours() -> SystemTime {
     SystemTime::now() + Duration::from_secs(12 * 60 * 60)
 }
 
-/// What is wrong with a call to `service`, before its operation is looked at: the error's code and message.
+/// The error, as code and message, of a call to `service` that is malformed or not signed for it. The signature must be
+/// for that service and for [`REGION`], or for any Region if the service is `ecr`.
 pub(crate) fn frame_error(
     head: &Parts,
     service: &str,
@@ -158,28 +186,39 @@ pub(crate) fn frame_error(
         || head.uri.path() != "/"
         || header(head, "content-type") != content_type
     {
-        let message = format!("POST / with {content_type} is wanted");
+        let message = format!("expected POST / with {content_type}");
         return Some(("SerializationException", message));
     }
-    let authorization = header(head, "authorization");
-    if !authorization.starts_with("AWS4-HMAC-SHA256 Credential=")
-        || !authorization.contains("Signature=")
-    {
+    let Some((region, signed_service)) = credential_scope(head) else {
         let message = "Missing Authentication Token".to_owned();
         return Some(("MissingAuthenticationTokenException", message));
-    }
-    let scope = format!("/{REGION}/{service}/aws4_request,");
-    (!authorization.contains(&scope)).then(|| {
-        let message = format!("Credential should be scoped to {scope}");
+    };
+    let is_valid = signed_service == service && (region == REGION || service == "ecr");
+    (!is_valid).then(|| {
+        let message = format!("Credential should be scoped to {REGION} and {service}");
         ("InvalidSignatureException", message)
     })
 }
 
+/// Region and service of a Signature Version 4, which says `Credential=<access key>/<date>/<Region>/<service>/aws4_request`.
+fn credential_scope(head: &Parts) -> Option<(&str, &str)> {
+    let signature = header(head, "authorization").strip_prefix("AWS4-HMAC-SHA256 Credential=")?;
+    let (credential, rest) = signature.split_once(',')?;
+    let mut parts = credential.split('/').skip(2);
+    let scope = (parts.next()?, parts.next()?);
+    (parts.next() == Some("aws4_request") && rest.contains("Signature=")).then_some(scope)
+}
+
 /// What IAM says to a caller whose role lacks `action`.
 pub(crate) fn denial(action: &str, resource: &str) -> String {
+    let reason = format!("because no identity-based policy allows the {action} action");
+    denial_because(action, resource, &reason)
+}
+
+fn denial_because(action: &str, resource: &str, reason: &str) -> String {
     format!(
         "User: arn:aws:sts::{ACCOUNT}:assumed-role/ghcr-to-ecr/ghcr-to-ecr is not authorized to perform: \
-         {action} on resource: {resource} because no identity-based policy allows the {action} action"
+         {action} on resource: {resource} {reason}"
     )
 }
 
@@ -195,15 +234,12 @@ fn answer(head: &Parts, body: &Bytes, state: &mut State) -> Reply {
     let target = header(head, "x-amz-target");
     let (service, operation) = match target {
         "secretsmanager.GetSecretValue" => ("secretsmanager", "GetSecretValue"),
-        "AmazonSSM.GetParameter" => ("ssm", "GetParameter"),
         "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken" => {
             ("ecr", "GetAuthorizationToken")
         }
         other => {
-            return refusal(
-                "UnknownOperationException",
-                &format!("The operation {other:?} is not known"),
-            );
+            let message = format!("The operation {other:?} is not known");
+            return refusal("UnknownOperationException", &message);
         }
     };
     *state.calls.entry(operation.to_owned()).or_default() += 1;
@@ -211,99 +247,62 @@ fn answer(head: &Parts, body: &Bytes, state: &mut State) -> Reply {
         return refusal(kind, &message);
     }
     let Ok(input) = serde_json::from_slice::<Value>(body) else {
-        return refusal("SerializationException", "the body is no JSON");
+        return refusal("SerializationException", "the body is not JSON");
     };
     if state.denied.contains(operation) {
-        let resource = match service {
-            "secretsmanager" => input["SecretId"].as_str().unwrap_or("*").to_owned(),
-            "ssm" => Aws::parameter_arn(input["Name"].as_str().unwrap_or("*")),
-            _ => "*".to_owned(),
-        };
-        let message = denial(&format!("{service}:{operation}"), &resource);
+        let resource = input["SecretId"].as_str().unwrap_or("*");
+        let message = denial(&format!("{service}:{operation}"), resource);
         return refusal("AccessDeniedException", &message);
     }
-    match service {
-        "secretsmanager" => secret_value(&input, state),
-        "ssm" => parameter(&input, state),
-        _ => authorization_token(state),
+    match credential_scope(head) {
+        Some((region, "ecr")) => authorization_token(region, state),
+        _ => secret_value(&input, state),
     }
 }
 
 fn secret_value(input: &Value, state: &State) -> Reply {
     let id = input["SecretId"].as_str().unwrap_or_default();
     let stage = input["VersionStage"].as_str().unwrap_or("AWSCURRENT");
-    let Some((name, secret)) = state
-        .secrets
-        .iter()
-        .find(|(name, _)| id == *name || id == Aws::secret_arn(name))
-    else {
-        return refusal(
-            "ResourceNotFoundException",
-            "Secrets Manager can't find the specified secret.",
-        );
+    let is_asked_for = |name: &str| id == name || id == Aws::secret_arn(name);
+    let Some((name, secret)) = state.secrets.iter().find(|(name, _)| is_asked_for(name)) else {
+        let message = "Secrets Manager can't find the specified secret.";
+        return refusal("ResourceNotFoundException", message);
     };
     let value = match stage {
-        "AWSCURRENT" => Some(&secret.current),
+        "AWSCURRENT" => secret.current.as_ref(),
         "AWSPREVIOUS" => secret.previous.as_ref(),
         _ => None,
     };
     let Some(value) = value else {
-        return refusal(
-            "ResourceNotFoundException",
-            &format!(
-                "Secrets Manager can't find the specified secret value for staging label: {stage}"
-            ),
+        let message = format!(
+            "Secrets Manager can't find the specified secret value for staging label: {stage}"
         );
+        return refusal("ResourceNotFoundException", &message);
     };
     if secret.undecipherable {
-        return refusal(
-            "DecryptionFailure",
-            "Secrets Manager can't decrypt the protected secret text using the provided KMS key.",
-        );
+        let message =
+            "Secrets Manager can't decrypt the protected secret text using the provided KMS key.";
+        return refusal("DecryptionFailure", message);
     }
+    let (field, value) = match value {
+        SecretValue::Text(text) => ("SecretString", text.clone()),
+        SecretValue::Binary => ("SecretBinary", STANDARD.encode(BINARY)),
+    };
     success(&json!({
         "ARN": Aws::secret_arn(name),
         "Name": name,
         "VersionId": "a1b2c3d4-5678-90ab-cdef-EXAMPLE11111",
-        "SecretString": value,
+        field: value,
         "VersionStages": [stage],
         "CreatedDate": 1_523_477_145.713,
     }))
 }
 
-/// `WithDecryption` is for values that are encrypted, and of no effect on others.
-fn parameter(input: &Value, state: &State) -> Reply {
-    let id = input["Name"].as_str().unwrap_or_default();
-    if id.is_empty() || !matches!(input["WithDecryption"], Value::Null | Value::Bool(_)) {
-        return refusal(
-            "ValidationException",
-            "a Name, and for WithDecryption a boolean, is wanted",
-        );
-    }
-    let Some((name, parameter)) = state
-        .parameters
-        .iter()
-        .find(|(name, _)| id == *name || id == Aws::parameter_arn(name))
-    else {
-        // The service itself has no words for it.
-        return refusal("ParameterNotFound", "");
-    };
-    success(&json!({
-        "Parameter": {
-            "ARN": Aws::parameter_arn(name),
-            "DataType": "text",
-            "LastModifiedDate": 1_582_657_288.819,
-            "Name": name,
-            "Type": "String",
-            "Value": parameter.value,
-            "Version": parameter.version,
-        }
-    }))
-}
-
-fn authorization_token(state: &State) -> Reply {
-    let Some(authorization) = &state.authorization else {
-        return refusal("ServerException", "this test gave no ECR authorization");
+fn authorization_token(region: &str, state: &State) -> Reply {
+    let Some(authorization) = state.authorizations.get(region) else {
+        let reason = "with an explicit deny in a service control policy";
+        let message = denial_because("ecr:GetAuthorizationToken", "*", reason);
+        return refusal("AccessDeniedException", &message);
     };
     let expires_at = authorization
         .expires_at
@@ -333,149 +332,4 @@ fn success(output: &Value) -> Reply {
 fn refusal(kind: &str, message: &str) -> Reply {
     let body = json!({"__type": kind, "message": message}).to_string();
     http::reply(400, &[("content-type", CONTENT_TYPE.to_owned())], body)
-}
-
-#[cfg(test)]
-mod tests {
-    use http_body_util::BodyExt;
-
-    use super::*;
-
-    const SECRET: &str = "secretsmanager.GetSecretValue";
-    const PARAMETER: &str = "AmazonSSM.GetParameter";
-    const TOKEN: &str = "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken";
-
-    fn call(aws: &Aws, target: &str, input: Value) -> (String, Value) {
-        let service = match target {
-            SECRET => "secretsmanager",
-            PARAMETER => "ssm",
-            _ => "ecr",
-        };
-        let signature = format!(
-            "AWS4-HMAC-SHA256 Credential=AKIA/20261121/{REGION}/{service}/aws4_request, SignedHeaders=host, Signature=00",
-        );
-        call_with(aws, target, &signature, input)
-    }
-
-    fn call_with(aws: &Aws, target: &str, signature: &str, input: Value) -> (String, Value) {
-        let request = hyper::Request::post("/")
-            .header("content-type", CONTENT_TYPE)
-            .header("x-amz-target", target)
-            .header("authorization", signature)
-            .body(())
-            .expect("a request");
-        let (head, ()) = request.into_parts();
-        let reply = answer(&head, &Bytes::from(input.to_string()), &mut aws.state());
-        let body = futures_util::FutureExt::now_or_never(reply.into_body().collect())
-            .expect("a body at hand");
-        let body: Value = serde_json::from_slice(&body.expect("a body").to_bytes()).expect("JSON");
-        (body["__type"].as_str().unwrap_or_default().to_owned(), body)
-    }
-
-    #[tokio::test]
-    async fn secrets_are_found_by_name_or_arn_in_both_versions() {
-        let aws = Aws::start().await;
-        aws.put_secret("webhook", "old");
-        let previous = json!({"SecretId": "webhook", "VersionStage": "AWSPREVIOUS"});
-        assert_eq!(
-            call(&aws, SECRET, previous.clone()).0,
-            "ResourceNotFoundException"
-        );
-        aws.put_secret("webhook", "new");
-        assert_eq!(call(&aws, SECRET, previous).1["SecretString"], "old");
-        assert_eq!(
-            call(&aws, SECRET, json!({"SecretId": "webhook"})).1["SecretString"],
-            "new"
-        );
-        assert_eq!(
-            call(
-                &aws,
-                SECRET,
-                json!({"SecretId": Aws::secret_arn("webhook")})
-            )
-            .1["SecretString"],
-            "new"
-        );
-        assert_eq!(
-            call(&aws, SECRET, json!({"SecretId": "other"})).0,
-            "ResourceNotFoundException"
-        );
-        assert_eq!(aws.calls("GetSecretValue"), 5);
-    }
-
-    #[tokio::test]
-    async fn refusals_have_the_services_names() {
-        let aws = Aws::start().await;
-        aws.put_secret("webhook", "text");
-        let input = json!({"SecretId": "webhook"});
-        assert_eq!(
-            call(&aws, "secretsmanager.PutSecretValue", input.clone()).0,
-            "UnknownOperationException"
-        );
-        assert_eq!(
-            call_with(&aws, SECRET, "", input.clone()).0,
-            "MissingAuthenticationTokenException"
-        );
-        let foreign = "AWS4-HMAC-SHA256 Credential=A/20261121/us-east-1/ecr/aws4_request, SignedHeaders=host, Signature=00";
-        assert_eq!(
-            call_with(&aws, SECRET, foreign, input.clone()).0,
-            "InvalidSignatureException"
-        );
-        aws.fail_decryption("webhook");
-        assert_eq!(call(&aws, SECRET, input.clone()).0, "DecryptionFailure");
-        aws.deny("GetSecretValue");
-        let (kind, body) = call(&aws, SECRET, input);
-        assert_eq!(kind, "AccessDeniedException");
-        assert!(
-            body["message"]
-                .as_str()
-                .expect("a message")
-                .contains("secretsmanager:GetSecretValue")
-        );
-    }
-
-    #[tokio::test]
-    async fn the_authorization_names_user_registry_and_end() {
-        let aws = Aws::start().await;
-        aws.authorize(
-            "password",
-            "http://127.0.0.1:1",
-            UNIX_EPOCH + Duration::from_secs(1_800_000_000),
-        );
-        let (_, body) = call(&aws, TOKEN, json!({}));
-        let data = &body["authorizationData"][0];
-        assert_eq!(data["authorizationToken"], STANDARD.encode("AWS:password"));
-        assert_eq!(data["expiresAt"], 1_800_000_000.0);
-        assert_eq!(data["proxyEndpoint"], "http://127.0.0.1:1");
-    }
-
-    #[tokio::test]
-    async fn parameters_are_found_by_name_or_arn() {
-        let aws = Aws::start().await;
-        let input = json!({"Name": "/ghcr-to-ecr/rules", "WithDecryption": true});
-        assert_eq!(call(&aws, PARAMETER, input.clone()).0, "ParameterNotFound");
-        aws.put_parameter("/ghcr-to-ecr/rules", "[]");
-        aws.put_parameter("/ghcr-to-ecr/rules", "[1]");
-        let parameter = call(&aws, PARAMETER, input.clone()).1["Parameter"].clone();
-        assert_eq!(
-            (&parameter["Value"], &parameter["Version"]),
-            (&json!("[1]"), &json!(2))
-        );
-        let arn = Aws::parameter_arn("/ghcr-to-ecr/rules");
-        assert_eq!(
-            arn,
-            "arn:aws:ssm:eu-west-3:123456789012:parameter/ghcr-to-ecr/rules"
-        );
-        let by_arn = call(&aws, PARAMETER, json!({"Name": arn})).1;
-        assert_eq!(by_arn["Parameter"], parameter);
-        assert_eq!(
-            call(&aws, PARAMETER, json!({"Name": ""})).0,
-            "ValidationException"
-        );
-        aws.deny("GetParameter");
-        let (kind, body) = call(&aws, PARAMETER, input);
-        assert_eq!(kind, "AccessDeniedException");
-        let message = body["message"].as_str().expect("a message");
-        assert!(message.contains("ssm:GetParameter on resource: arn:aws:ssm:"));
-    }
 }

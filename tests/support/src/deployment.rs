@@ -1,4 +1,4 @@
-//! The function as it is deployed: the real binary among local servers in place of GHCR, GitHub, ECR and AWS.
+//! The function as it is deployed: the real binary, with local servers instead of GHCR, GitHub, ECR and AWS.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,32 +7,33 @@ use serde_json::json;
 
 use crate::aws::{Aws, in_twelve_hours};
 use crate::ecr::Ecr;
-use crate::function::{Function, Outcome};
+use crate::function::{Function, Outcome, REGION};
 use crate::ghcr::Ghcr;
 use crate::github::GitHub;
 use crate::http::{Certificate, Request, Server};
 use crate::image::Image;
+use crate::proxy::Proxy;
 use crate::sqs::Sqs;
 
-/// The webhook's secret: the one of the examples in GitHub's documentation.
+/// The webhook's secret, taken from the examples in GitHub's documentation.
 pub const WEBHOOK_SECRET: &str = "It's a Secret to Everybody";
 
-/// What may be copied, unless a test says otherwise.
+/// `RULES`, unless a test sets others.
 pub const RULES: &str = r#"[{"source":"acme/*","destination":"prod/{name}"}]"#;
 
-/// The queue of jobs, where there is one.
+/// The queue of jobs; see [`Deployment::start_with_queue`].
 pub const JOB_QUEUE: &str = "jobs.fifo";
 
-/// Where a job goes that was received [`MAX_RECEIVE_COUNT`] times.
+/// The dead-letter queue of [`JOB_QUEUE`].
 pub const DEAD_LETTER_QUEUE: &str = "dead-letters.fifo";
 
 /// The redrive policy's `maxReceiveCount` of [`JOB_QUEUE`].
 pub const MAX_RECEIVE_COUNT: u32 = 5;
 
-/// More invocations than any test needs: a queue that is not empty after them never will be.
-const WORK_OFF_LIMIT: usize = 100;
+/// After so many invocations, more than any test needs, the queue is taken to be one that never empties.
+const INVOCATION_LIMIT: usize = 100;
 
-/// Everything that an invocation touches.
+/// The function and every server that it uses.
 pub struct Deployment {
     pub ghcr: Ghcr,
     pub github: GitHub,
@@ -41,25 +42,27 @@ pub struct Deployment {
     pub sqs: Sqs,
     pub function: Function,
     binary: PathBuf,
-    /// The usual settings.
+    /// Its file is deleted with it.
+    _certificate: Option<Certificate>,
+    /// Settings as after [`Deployment::start`].
     environment: BTreeMap<String, String>,
 }
 
 impl Deployment {
-    /// Starts servers and function. GHCR is empty, GitHub has the organisation `acme` without packages, and there is no queue;
-    /// ECR has the repository `prod/api`; the secrets are there and right.
+    /// Starts the servers and the function. GHCR is empty, GitHub has the organisation `acme` without packages, ECR has the
+    /// repository `prod/api`, the secrets exist and are valid, and there is no queue.
     pub async fn start(binary: &Path) -> Deployment {
         Deployment::start_with(binary, &[]).await
     }
 
-    /// As [`Deployment::start`], with settings on top of the usual ones. An empty value takes a setting away.
+    /// As [`Deployment::start`], with these settings added or replaced. An empty value removes a setting.
     pub async fn start_with(binary: &Path, settings: &[(&str, &str)]) -> Deployment {
         let (ghcr, ecr) = (Ghcr::start().await, Ecr::start().await);
         let sqs = Sqs::start().await;
         Deployment::assemble(binary, ghcr, ecr, sqs, &[], settings).await
     }
 
-    /// As [`Deployment::start`], with HTTPS to GHCR and ECR. They show these certificates, and the function trusts `trusted` alone.
+    /// As [`Deployment::start`], with HTTPS to GHCR and ECR, which have these certificates. The function trusts only `trusted`.
     pub async fn start_tls(
         binary: &Path,
         source: &Certificate,
@@ -74,7 +77,7 @@ impl Deployment {
         Deployment::assemble(binary, ghcr, ecr, sqs, &[], &settings).await
     }
 
-    /// As [`Deployment::start_with`], and jobs go through [`JOB_QUEUE`], those that can't succeed to [`DEAD_LETTER_QUEUE`].
+    /// As [`Deployment::start_with`], with [`JOB_QUEUE`] and [`DEAD_LETTER_QUEUE`].
     pub async fn start_with_queue(binary: &Path, settings: &[(&str, &str)]) -> Deployment {
         let sqs = Sqs::start().await;
         let dead_letters = sqs.create_queue(DEAD_LETTER_QUEUE);
@@ -87,12 +90,48 @@ impl Deployment {
         Deployment::assemble(binary, ghcr, ecr, sqs, &queues, settings).await
     }
 
+    /// As [`Deployment::start_with`], with more registries under real host names, such as
+    /// `210987654321.dkr.ecr.us-east-1.amazonaws.com`, which the function reaches over HTTPS and through a [`Proxy`]. They have no
+    /// repositories, and are returned in this order. Each accepts only the password that `GetAuthorizationToken` answers in its
+    /// Region.
+    pub async fn start_with_registries(
+        binary: &Path,
+        hosts: &[&str],
+        settings: &[(&str, &str)],
+    ) -> (Deployment, Vec<Ecr>) {
+        let certificate = Certificate::for_hosts(hosts);
+        let mut registries = Vec::new();
+        for host in hosts {
+            let password = password(region(host));
+            registries.push(Ecr::start_with_password(Some(&certificate), &password).await);
+        }
+        let servers = registries.iter().map(|registry| &registry.server);
+        let routes: Vec<_> = hosts.iter().copied().zip(servers).collect();
+        let proxy = Proxy::start(&routes).await;
+        let trusted = certificate.path().to_str().expect("a path in UTF-8");
+        let network = [
+            ("HTTPS_PROXY", proxy.url()),
+            ("SSL_CERT_FILE", trusted.to_owned()),
+        ];
+        let (ghcr, ecr) = (Ghcr::start().await, Ecr::start().await);
+        let sqs = Sqs::start().await;
+        let mut deployment = Deployment::assemble(binary, ghcr, ecr, sqs, &network, settings).await;
+        deployment._certificate = Some(certificate);
+        for host in hosts.iter().filter(|host| region(host) != REGION) {
+            let (region, url) = (region(host), format!("https://{host}"));
+            let aws = &deployment.aws;
+            aws.authorize_in(region, &password(region), &url, in_twelve_hours());
+        }
+        (deployment, registries)
+    }
+
+    /// `more` are settings that a restart keeps.
     async fn assemble(
         binary: &Path,
         ghcr: Ghcr,
         ecr: Ecr,
         sqs: Sqs,
-        queues: &[(&str, String)],
+        more: &[(&str, String)],
         settings: &[(&str, &str)],
     ) -> Deployment {
         let (github, aws) = (GitHub::start().await, Aws::start().await);
@@ -101,7 +140,7 @@ impl Deployment {
         aws.put_secret("ghcr-token", Ghcr::TOKEN);
         aws.put_secret("webhook-secret", WEBHOOK_SECRET);
         aws.authorize(Ecr::PASSWORD, &ecr.server.url(), in_twelve_hours());
-        let usual = [
+        let defaults = [
             ("RULES", RULES.to_owned()),
             ("GHCR_TOKEN_SECRET_ID", "ghcr-token".to_owned()),
             ("WEBHOOK_SECRET_ID", "webhook-secret".to_owned()),
@@ -111,9 +150,9 @@ impl Deployment {
             ("AWS_ENDPOINT_URL", aws.server.url()),
             ("AWS_ENDPOINT_URL_SQS", sqs.server.url()),
         ];
-        let environment: BTreeMap<_, _> = usual
+        let environment: BTreeMap<_, _> = defaults
             .iter()
-            .chain(queues)
+            .chain(more)
             .map(|(name, value)| ((*name).to_owned(), value.clone()))
             .collect();
         let function = start_function(binary, &environment, settings).await;
@@ -125,26 +164,28 @@ impl Deployment {
             sqs,
             function,
             binary: binary.to_owned(),
+            _certificate: None,
             environment,
         }
     }
 
-    /// A new process in place of the present one, as after a deployment: same servers and queues, cold caches, these settings.
+    /// Replaces the process by a new one with these settings, as after a deployment: its caches are empty, while servers and queues
+    /// stay.
     pub async fn restart_with(&mut self, settings: &[(&str, &str)]) {
         self.function = start_function(&self.binary, &self.environment, settings).await;
     }
 
-    /// Pushes an image as a workflow does: GHCR has it under `tag`, and GitHub lists package and version.
-    /// Its owner must be known to GitHub.
+    /// Pushes an image as a workflow does: GHCR has it under `tag`, and GitHub lists package and version. GitHub must know the
+    /// owner.
     pub fn push(&self, repository: &str, tag: &str, image: &Image) {
         let (owner, name) = repository.split_once('/').expect("an owner and a name");
         self.ghcr.put_image(repository, tag, image);
         self.github.put_version(owner, name, &image.top, &[tag]);
     }
 
-    /// Does with [`JOB_QUEUE`] what Lambda does, with batches of one message, until it is empty: invokes the function,
-    /// and deletes or gives back as it replies. Panics if that takes more than a hundred invocations.
-    pub async fn work_off(&self) -> Vec<Outcome> {
+    /// Processes [`JOB_QUEUE`] until it is empty, as Lambda does with batches of one message: invokes the function, and then deletes
+    /// the message or makes it visible again, as the reply says. Panics if that takes more than a hundred invocations.
+    pub async fn process_queue(&self) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         loop {
             let batch = self.sqs.batch(JOB_QUEUE, 1);
@@ -152,8 +193,8 @@ impl Deployment {
                 return outcomes;
             }
             assert!(
-                outcomes.len() < WORK_OFF_LIMIT,
-                "the queue is not empty after {WORK_OFF_LIMIT} invocations; the last: {:?}",
+                outcomes.len() < INVOCATION_LIMIT,
+                "the queue is not empty after {INVOCATION_LIMIT} invocations; the last: {:?}",
                 outcomes.last()
             );
             let outcome = self.function.invoke(&batch).await;
@@ -165,7 +206,7 @@ impl Deployment {
         }
     }
 
-    /// Forgets the requests logged so far, on every server.
+    /// Empties the request log of every server.
     pub fn clear_requests(&self) {
         for server in [
             &self.ghcr.server,
@@ -180,12 +221,26 @@ impl Deployment {
     }
 }
 
-/// The requests for an image that a registry served: without tokens, pings and what was refused for want of a credential.
+/// The requests for an image in a registry's log: without those for tokens, `GET /v2/`, and those that lacked a valid credential.
 pub fn image_requests(server: &Server) -> Vec<Request> {
     let for_image = |request: &Request| {
         request.path.starts_with("/v2/") && request.path != "/v2/" && request.status != 401
     };
     server.requests().into_iter().filter(for_image).collect()
+}
+
+/// The Region in the host name of an ECR registry.
+fn region(host: &str) -> &str {
+    let region = host.split('.').nth(3);
+    region.unwrap_or_else(|| panic!("{host} is not the host of an ECR registry"))
+}
+
+/// The password in a Region.
+fn password(region: &str) -> String {
+    match region {
+        REGION => Ecr::PASSWORD.to_owned(),
+        _ => format!("{}-{region}", Ecr::PASSWORD),
+    }
 }
 
 async fn start_function(
@@ -201,94 +256,4 @@ async fn start_function(
     all.retain(|_, value| !value.is_empty());
     let all: Vec<_> = all.into_iter().collect();
     Function::start(binary, &all).await
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::Value;
-
-    use super::*;
-    use crate::http::client::get;
-
-    /// In place of the function: prints its settings and ends, so that every invocation fails.
-    fn printer() -> &'static Path {
-        Path::new("/usr/bin/env")
-    }
-
-    async fn log(deployment: &Deployment) -> String {
-        match deployment.function.invoke(&json!({})).await {
-            Outcome::Exited { log, .. } => log,
-            other => panic!("expected an exit, got {other:?}"),
-        }
-    }
-
-    #[tokio::test]
-    async fn settings_name_every_server_and_queues_only_where_there_are_any() {
-        let plain = Deployment::start_with(printer(), &[("WEBHOOK_SECRET_ID", "")]).await;
-        let printed = log(&plain).await;
-        for line in [
-            format!("GITHUB_API_URL={}\n", plain.github.server.url()),
-            format!("AWS_ENDPOINT_URL_SQS={}\n", plain.sqs.server.url()),
-            format!("AWS_ENDPOINT_URL={}\n", plain.aws.server.url()),
-        ] {
-            assert!(printed.contains(&line), "{line} in {printed}");
-        }
-        assert!(!printed.contains("QUEUE_URL") && !printed.contains("WEBHOOK_SECRET_ID"));
-
-        let mut queued = Deployment::start_with_queue(printer(), &[]).await;
-        queued.restart_with(&[("BLOB_CONCURRENCY", "1")]).await;
-        let printed = log(&queued).await;
-        let url = queued.sqs.queue_url(JOB_QUEUE);
-        assert!(
-            printed.contains(&format!("\nJOB_QUEUE_URL={url}\n")) && url.ends_with("/jobs.fifo")
-        );
-        let url = queued.sqs.queue_url(DEAD_LETTER_QUEUE);
-        assert!(printed.contains(&format!("DEAD_LETTER_QUEUE_URL={url}\n")));
-        assert!(printed.contains("BLOB_CONCURRENCY=1\n"));
-    }
-
-    #[tokio::test]
-    async fn what_always_fails_ends_as_a_dead_letter() {
-        let deployment = Deployment::start_with_queue(printer(), &[]).await;
-        assert_eq!(deployment.work_off().await, []);
-        deployment.sqs.send(JOB_QUEUE, "group", "{}");
-        assert_eq!(deployment.work_off().await.len(), 5);
-        assert!(deployment.sqs.messages(JOB_QUEUE).is_empty());
-        assert_eq!(deployment.sqs.messages(DEAD_LETTER_QUEUE).len(), 1);
-    }
-
-    #[tokio::test]
-    #[should_panic(expected = "after 100 invocations")]
-    async fn working_off_has_an_end() {
-        let deployment = Deployment::start_with_queue(printer(), &[]).await;
-        for _ in 0..21 {
-            deployment.sqs.send(JOB_QUEUE, "group", "{}");
-        }
-        deployment.work_off().await;
-    }
-
-    #[tokio::test]
-    async fn a_push_is_in_the_registry_and_in_the_listing() {
-        let deployment = Deployment::start(printer()).await;
-        let image = Image::single(&[]);
-        deployment.push("acme/tools/api", "1", &image);
-        deployment.push("acme/tools/api", "2", &image);
-        let token = format!("Bearer {}", Ghcr::TOKEN);
-        let headers = [
-            ("user-agent", "support"),
-            ("accept", "*/*"),
-            ("authorization", token.as_str()),
-        ];
-        let path = "/orgs/acme/packages/container/tools%2Fapi/versions";
-        let url = format!("{}{path}", deployment.github.server.url());
-        let versions = get(&url, &headers).await;
-        let versions: Value = serde_json::from_slice(versions.body()).expect("JSON");
-        assert_eq!(versions[0]["name"], image.top);
-        assert_eq!(
-            versions[0]["metadata"]["container"]["tags"],
-            json!(["1", "2"])
-        );
-        deployment.clear_requests();
-        assert_eq!(deployment.github.server.count("*", ""), 0);
-    }
 }

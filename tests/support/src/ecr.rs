@@ -1,8 +1,10 @@
-//! Amazon ECR's registry API, `/v2`, with the refusals that set it apart from a generic registry.
+//! Amazon ECR's registry API, `/v2`, with the refusals by which it differs from other registries.
 //!
 //! Statuses, codes and texts are those that AWS documents or that users of the real service have quoted. Where neither exists
-//! (missing layers or children at a manifest PUT), the JSON API's exception name stands in the message.
-//! Blobs are hashed while they stream in; beyond [`KEPT_BLOB_BYTES`] only digest and length remain.
+//! (missing layers or children at a manifest PUT), the message has the name of the JSON API's exception.
+//! Blobs are hashed while they arrive. The content of one larger than a mebibyte is not stored.
+//! PATCH is refused: ECR's uploads in parts are off the specification, and a client that relies on them fails
+//! (aws/containers-roadmap, issue 2831).
 
 mod limits;
 mod manifests;
@@ -12,19 +14,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::function::{ACCOUNT, REGION};
+use crate::http::{self, Certificate, Reply, RequestBody, Server, lock};
+use crate::image::{Blob, Image, StoredManifest};
+use crate::lag::Lags;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::http::request::Parts;
-use serde_json::json;
 
-use crate::function::{ACCOUNT, REGION};
-use crate::http::{self, Certificate, Reply, RequestBody, Server, lock};
-use crate::image::{Blob, Image, StoredManifest};
-
-/// Blobs up to this size are kept whole.
-pub const KEPT_BLOB_BYTES: u64 = 1024 * 1024;
+/// The content of blobs up to this size is stored.
+const KEPT_BLOB_BYTES: u64 = 1024 * 1024;
 
 /// One private ECR registry.
 #[derive(Clone)]
@@ -34,7 +35,7 @@ pub struct Ecr {
     state: Arc<Mutex<State>>,
 }
 
-/// One repository as it is stored.
+/// A repository and what it holds.
 #[derive(Clone, Debug, Default)]
 pub struct Repository {
     /// Digest by tag.
@@ -44,13 +45,14 @@ pub struct Repository {
     /// By digest.
     pub blobs: BTreeMap<String, StoredBlob>,
     immutable: bool,
+    lags: Lags,
 }
 
 /// A blob that was committed under its digest.
 #[derive(Clone, Debug)]
 pub struct StoredBlob {
     pub length: u64,
-    /// The content, if it is no longer than [`KEPT_BLOB_BYTES`].
+    /// The content, if it is no larger than a mebibyte.
     pub bytes: Option<Bytes>,
 }
 
@@ -63,13 +65,13 @@ impl StoredBlob {
     }
 }
 
-/// A tag as it was written, and what of the image was missing at that moment.
+/// One write of a tag, and which parts of the image were missing at that moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TagWrite {
     pub repository: String,
     pub tag: String,
     pub digest: String,
-    /// Digests that the tag reached and the repository did not hold; any is a broken image.
+    /// Digests that the tag reached and the repository did not hold. Unless this is empty, the image was broken.
     pub missing: Vec<String>,
 }
 
@@ -78,11 +80,11 @@ pub struct TagWrite {
 pub struct Upload {
     pub repository: String,
     pub received_bytes: u64,
-    /// The digest it was committed under; none if it broke off or was refused.
+    /// The digest under which it was committed; `None` if it broke off or was refused.
     pub committed: Option<String>,
 }
 
-/// The form of the `Location` of an upload session. The OCI distribution specification allows all of them.
+/// The form of an upload session's `Location`. The OCI distribution specification allows all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum UploadLocation {
     #[default]
@@ -99,7 +101,6 @@ struct State {
     expired_passwords: BTreeSet<String>,
     denied: BTreeSet<String>,
     limits: limits::Limits,
-    mounting: bool,
     scheme: &'static str,
     upload_location: UploadLocation,
     sessions: Vec<uploads::Session>,
@@ -107,18 +108,26 @@ struct State {
 }
 
 impl Ecr {
-    /// The password at first; the user name is always `AWS`.
+    /// The password until [`Ecr::renew_password`] sets another. The user name is always `AWS`.
     pub const PASSWORD: &str = "ecr-password";
 
-    /// A registry without repositories.
+    /// Starts a registry without repositories.
     pub async fn start() -> Ecr {
         Ecr::start_with(None).await
     }
 
     /// As [`Ecr::start`], over HTTPS with this certificate, or over HTTP without one.
     pub async fn start_with(certificate: Option<&Certificate>) -> Ecr {
+        Ecr::start_with_password(certificate, Ecr::PASSWORD).await
+    }
+
+    /// As [`Ecr::start_with`], with another password at first.
+    pub(crate) async fn start_with_password(
+        certificate: Option<&Certificate>,
+        password: &str,
+    ) -> Ecr {
         let state = Arc::new(Mutex::new(State {
-            password: Ecr::PASSWORD.to_owned(),
+            password: password.to_owned(),
             ..State::default()
         }));
         let server = {
@@ -137,7 +146,7 @@ impl Ecr {
             .or_default();
     }
 
-    /// Creates a repository whose tags never move, or makes an existing one so.
+    /// Creates a repository with immutable tags, or makes the tags of an existing one immutable.
     pub fn create_immutable_repository(&self, name: &str) {
         self.state()
             .repositories
@@ -152,23 +161,14 @@ impl Ecr {
         assert!(deleted.is_some(), "repository {name} was not created");
     }
 
-    /// Creates a repository if there is none, and puts a whole image under a tag in it, as if it had been pushed before.
+    /// Creates the repository if it does not exist, and stores a whole image under a tag in it, as if it had been pushed before.
     pub fn put_image(&self, name: &str, tag: &str, image: &Image) {
         self.create_repository(name);
-        self.change(name, |it| {
-            for (digest, blob) in &image.blobs {
-                it.blobs.insert(digest.clone(), StoredBlob::of(blob));
-            }
-            for manifest in &image.manifests {
-                it.manifests
-                    .insert(manifest.digest.clone(), manifest.clone());
-            }
-            Some(())
-        });
+        self.put_untagged(name, image);
         self.put_tag(name, tag, &image.top);
     }
 
-    /// A copy of a repository's present state.
+    /// A copy of a repository as it is now.
     pub fn repository(&self, name: &str) -> Repository {
         let repository = self.state().repositories.get(name).cloned();
         repository.unwrap_or_else(|| panic!("repository {name} was not created"))
@@ -179,7 +179,7 @@ impl Ecr {
         self.state().tag_writes.clone()
     }
 
-    /// Every upload session that received bytes, in the order in which they were opened.
+    /// Every upload session that received bytes, in the order of their POST requests.
     pub fn uploads(&self) -> Vec<Upload> {
         self.state()
             .sessions
@@ -189,7 +189,7 @@ impl Ecr {
             .collect()
     }
 
-    /// Deletes a blob, as ECR may do with one that no image references.
+    /// Deletes a blob, as ECR may do with one that no image refers to.
     pub fn delete_blob(&self, repository: &str, digest: &str) {
         self.change(repository, |it| it.blobs.remove(digest).map(drop));
     }
@@ -223,7 +223,7 @@ impl Ecr {
         });
     }
 
-    /// Puts a tag on a manifest that is there, as if it had been pushed before.
+    /// Points a tag at a manifest, which must exist, as if it had been pushed before.
     pub fn put_tag(&self, repository: &str, tag: &str, digest: &str) {
         self.change(repository, |it| {
             let is_there = it.manifests.contains_key(digest);
@@ -232,18 +232,23 @@ impl Ecr {
         });
     }
 
-    /// Deletes a tag; its manifest stays.
-    pub fn delete_tag(&self, repository: &str, tag: &str) {
-        self.change(repository, |it| it.tags.remove(tag).map(drop));
+    /// After the next PUT of `tag`, the next `reads` GET and HEAD requests for it are answered as before the PUT: with the old
+    /// digest, or 404. Reads by digest don't lag, and the check for immutable tags doesn't either.
+    pub fn lag_reads(&self, repository: &str, tag: &str, reads: usize) {
+        self.change(repository, |it| {
+            it.lags.set(tag, reads);
+            Some(())
+        });
     }
 
+    /// Panics if the repository does not exist, or `change` returns `None`.
     fn change(&self, repository: &str, change: impl FnOnce(&mut Repository) -> Option<()>) {
         let mut state = self.state();
         let found = state.repositories.get_mut(repository).and_then(change);
-        found.unwrap_or_else(|| panic!("nothing of the kind is there in {repository}"));
+        found.unwrap_or_else(|| panic!("{repository} does not exist, or does not hold this"));
     }
 
-    /// From now on `password` is the good one, and the one before it has expired.
+    /// From now on `password` is valid, and the one before it has expired.
     pub fn renew_password(&self, password: &str) {
         let mut state = self.state();
         let expired = std::mem::replace(&mut state.password, password.to_owned());
@@ -255,32 +260,26 @@ impl Ecr {
         self.state().denied.insert(action.to_owned());
     }
 
-    /// From now on the request rates of an ordinary account hold: at most so many requests per second for each action, and as many
-    /// at once. There is no limit at first.
+    /// From now on the request rates of an ordinary account apply to each action. At first there are no limits.
     pub fn set_default_quotas(&self) {
         for (action, per_second) in limits::DEFAULT_QUOTAS {
             self.set_quota(action, per_second);
         }
     }
 
-    /// From now on at most `per_second` requests of `action` are answered, and as many at once; at least one.
+    /// From now on at most `per_second` requests of `action` are answered per second, and as many at once; at least one.
     pub fn set_quota(&self, action: &str, per_second: u32) {
         let second = Duration::from_secs(1);
         let mut state = self.state();
         state.limits.set(action, per_second, second, Instant::now());
     }
 
-    /// How many requests of `action` came too soon since its quota was set, and were answered with 429.
+    /// How many requests of `action` were answered with 429 since its quota was set.
     pub fn throttled(&self, action: &str) -> u64 {
         self.state().limits.refused(action)
     }
 
-    /// Whether the account has blob mounting on (`BLOB_MOUNTING`); off at first, as in a real account.
-    pub fn set_blob_mounting(&self, enabled: bool) {
-        self.state().mounting = enabled;
-    }
-
-    /// See [`UploadLocation`].
+    /// Sets the form of the `Location` of upload sessions.
     pub fn set_upload_location(&self, form: UploadLocation) {
         self.state().upload_location = form;
     }
@@ -297,7 +296,6 @@ enum Endpoint<'a> {
     Upload(&'a str),
     Blob(&'a str),
     Manifest(&'a str),
-    Tags,
 }
 
 fn endpoint(path: &str) -> Option<(&str, Endpoint<'_>)> {
@@ -320,7 +318,6 @@ fn endpoint(path: &str) -> Option<(&str, Endpoint<'_>)> {
     let endpoint = match (kind, last) {
         ("blobs", digest) => Endpoint::Blob(digest),
         ("manifests", reference) => Endpoint::Manifest(reference),
-        ("tags", "list") => Endpoint::Tags,
         _ => return None,
     };
     Some((name, endpoint))
@@ -330,17 +327,15 @@ fn endpoint(path: &str) -> Option<(&str, Endpoint<'_>)> {
 fn actions(method: &str, endpoint: &Endpoint<'_>) -> &'static [&'static str] {
     match (method, endpoint) {
         ("POST", Endpoint::Uploads) => &["InitiateLayerUpload"],
-        ("PATCH", Endpoint::Upload(_)) => &["UploadLayerPart"],
         ("PUT", Endpoint::Upload(_)) => &["UploadLayerPart", "CompleteLayerUpload"],
         ("HEAD", Endpoint::Blob(_)) => &["BatchCheckLayerAvailability"],
         ("PUT", Endpoint::Manifest(_)) => &["PutImage"],
         ("GET" | "HEAD", Endpoint::Manifest(_)) => &["BatchGetImage"],
-        ("GET", Endpoint::Tags) => &["ListImages"],
         _ => &[],
     }
 }
 
-/// An answer instead of what was asked for. Boxed, as an answer is large.
+/// An answer that refuses the request. Boxed, as an answer is large.
 type Refusal = Box<Reply>;
 
 async fn answer(request: hyper::Request<RequestBody>, state: Arc<Mutex<State>>) -> Reply {
@@ -354,13 +349,10 @@ async fn answer(request: hyper::Request<RequestBody>, state: Arc<Mutex<State>>) 
     match (method, endpoint) {
         ("GET", Endpoint::Base) => http::reply(200, &[], ""),
         ("POST", Endpoint::Uploads) => uploads::open(&head, name, &mut lock(&state)),
-        ("PATCH", Endpoint::Upload(session)) => {
-            uploads::receive_part(&head, body, name, session, &state).await
-        }
         ("PUT", Endpoint::Upload(session)) => {
-            uploads::receive_last(&head, body, name, session, &state).await
+            uploads::receive(&head, body, name, session, &state).await
         }
-        // Known of the real service: the state of an upload can't be asked for, even while it is open.
+        // The real service answers this even while the session is open (dotnet/sdk, issue 33019).
         ("GET", Endpoint::Upload(_)) => {
             http::oci_error(404, "BLOB_UPLOAD_UNKNOWN", "Upload not found")
         }
@@ -377,26 +369,18 @@ async fn answer(request: hyper::Request<RequestBody>, state: Arc<Mutex<State>>) 
             None => http::oci_error(404, "BLOB_UNKNOWN", "The requested layer was not found"),
         },
         ("GET" | "HEAD", Endpoint::Manifest(reference)) => {
-            manifests::get(&head, name, reference, &lock(&state))
+            manifests::get(&head, name, reference, &mut lock(&state))
         }
         ("PUT", Endpoint::Manifest(reference)) => match body.bytes().await {
             Ok(bytes) => manifests::put(&head, bytes, name, reference, &mut lock(&state))
                 .unwrap_or_else(|refusal| *refusal),
             Err(_) => http::oci_error(400, "MANIFEST_INVALID", "the request broke off"),
         },
-        ("GET", Endpoint::Tags) => {
-            let tags: Vec<String> = lock(&state).repositories[name]
-                .tags
-                .keys()
-                .cloned()
-                .collect();
-            http::json(200, &json!({"name": name, "tags": tags}))
-        }
         _ => after(body, unsupported("The operation is unsupported")).await,
     }
 }
 
-/// Credentials, the path, the permission, the request rate and the repository, in this order.
+/// Checks credentials, path, permission, request rate and repository, in this order.
 fn admit(head: &Parts, state: &mut State) -> Result<(), Refusal> {
     let challenge = || {
         let challenge = format!(
@@ -451,7 +435,7 @@ fn admit(head: &Parts, state: &mut State) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// A refusal given once the body has been thrown away: a client that is still sending might not see it.
+/// Reads and discards the body before a refusal, which a client that is still sending might miss.
 async fn after(mut body: RequestBody, refusal: Reply) -> Reply {
     while let Some(Ok(_)) = body.frame().await {}
     refusal

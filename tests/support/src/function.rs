@@ -1,8 +1,8 @@
 //! The driver: the real function binary under a local Lambda Runtime API.
 //!
-//! The interface is the one Lambda gives to a custom runtime, version 2018-06-01
-//! (AWS Lambda developer guide, "Using the Lambda runtime API for custom runtimes"):
-//! the process asks for an event with a request that stays open until there is one, and posts its reply or its error.
+//! The interface is Lambda's for custom runtimes, version 2018-06-01 (AWS Lambda developer guide, "Using the Lambda runtime API for
+//! custom runtimes"): the process requests an event, the request stays open until there is one, and then the process posts its reply
+//! or its error.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -20,16 +20,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::http::{self, Reply, RequestBody, Server, lock};
 
-/// The Region and account that the driver and the AWS server pretend to be in.
+/// The Region of the function, and of the local AWS services except where they say otherwise.
 pub const REGION: &str = "eu-west-3";
-/// See [`REGION`].
+/// The AWS account.
 pub const ACCOUNT: &str = "123456789012";
 
 const NAME: &str = "ghcr-to-ecr";
 const MEMORY_MEGABYTES: &str = "512";
 const RUNTIME_PATH: &str = "/2018-06-01/runtime/";
 
-/// The time an invocation gets when a test names none. Lambda allows up to 900 s; a hang should be seen sooner.
+/// The time for an invocation unless a test sets another. Lambda allows up to 900 s, but a hang should be noticed sooner.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// How an invocation ended.
@@ -39,14 +39,14 @@ pub enum Outcome {
     Reply(Value),
     /// The function reported an error: what Lambda shows as `errorType` and `errorMessage`.
     Error { error_type: String, message: String },
-    /// The process ended without an answer; `log` is all it had printed.
+    /// The process ended without an answer; `log` is everything that it printed.
     Exited { status: ExitStatus, log: String },
-    /// The deadline passed without an answer, and the process was killed, as Lambda does.
+    /// The deadline passed without an answer, and the process was killed, as Lambda would do.
     TimedOut { log: String },
 }
 
 impl Outcome {
-    /// The reply. Panics with the whole outcome, log included, when it is another one.
+    /// The reply. Panics with the whole outcome, log included, if there is none.
     pub fn reply(self) -> Value {
         match self {
             Outcome::Reply(reply) => reply,
@@ -57,7 +57,7 @@ impl Outcome {
         }
     }
 
-    /// Type and message of a reported error. Panics with the whole outcome when it is another one.
+    /// Type and message of the reported error. Panics with the whole outcome, log included, if there is none.
     pub fn error(self) -> (String, String) {
         match self {
             Outcome::Error {
@@ -72,7 +72,7 @@ impl Outcome {
     }
 }
 
-/// A running function: one process, one invocation at a time, killed when this is dropped.
+/// A running function: one process, which handles one invocation at a time, and is killed when this value is dropped.
 pub struct Function {
     runtime: Server,
     events: mpsc::UnboundedSender<Event>,
@@ -92,17 +92,18 @@ struct Event {
     body: Bytes,
 }
 
-/// What the process is expected to tell, and what it has told.
+/// What the process has to answer, and what it has reported.
 #[derive(Default)]
 struct State {
+    /// By request id.
     invocations: HashMap<String, oneshot::Sender<Outcome>>,
     initialization_error: Option<Value>,
 }
 
 impl Function {
-    /// Starts `binary` with `environment` and nothing else but what Lambda itself sets; `environment` wins.
+    /// Starts `binary` with the environment variables that Lambda sets, and with `environment`, which takes precedence.
     ///
-    /// Does not wait until the process is ready: one that fails to start is seen by [`Function::invoke`].
+    /// Does not wait until the process is ready. If it fails to start, [`Function::invoke`] returns [`Outcome::Exited`].
     pub async fn start(binary: &Path, environment: &[(&str, &str)]) -> Function {
         Function::spawn(Command::new(binary), environment).await
     }
@@ -159,12 +160,12 @@ impl Function {
         }
     }
 
-    /// Sends one event and waits for what becomes of it.
+    /// Sends one event and waits for the outcome.
     pub async fn invoke(&self, event: &Value) -> Outcome {
         self.invoke_with_deadline(event, DEADLINE).await
     }
 
-    /// As [`Function::invoke`], with `remaining` until the moment at which Lambda would kill the function.
+    /// As [`Function::invoke`], with this much time until Lambda would kill the function.
     pub async fn invoke_with_deadline(&self, event: &Value, remaining: Duration) -> Outcome {
         let _turn = self.turn.lock().await;
         let request_id = format!(
@@ -177,7 +178,7 @@ impl Function {
             .insert(request_id.clone(), sender);
         let deadline = SystemTime::now() + remaining;
         let body = Bytes::from(event.to_string());
-        // A refused send means that the server is gone, which the wait below reports.
+        // If the server is gone, the wait below reports it.
         let _ = self.events.send(Event {
             request_id,
             deadline,
@@ -185,7 +186,7 @@ impl Function {
         });
 
         tokio::select! {
-            // An answer counts even if the process has ended since.
+            // An answer counts even if the process has ended after it.
             biased;
             Ok(outcome) = answer => outcome,
             status = self.exited() => Outcome::Exited { status, log: self.log() },
@@ -196,7 +197,7 @@ impl Function {
         }
     }
 
-    /// Resolves when the process first asks for an event; false if it ended before that.
+    /// Waits until the process first requests an event; returns false if it ended before that.
     pub async fn ready(&self) -> bool {
         tokio::select! {
             biased;
@@ -205,12 +206,12 @@ impl Function {
         }
     }
 
-    /// What the process reported through the Runtime API as the reason why it can't start (`errorType`, `errorMessage`).
+    /// Why the process can't start, as it reported through the Runtime API (`errorType`, `errorMessage`).
     pub fn initialization_error(&self) -> Option<Value> {
         lock(&self.state).initialization_error.clone()
     }
 
-    /// All that the process has printed, on both streams, in the order in which it wrote it.
+    /// Everything that the process has printed to both streams, in the order of its writes.
     pub fn log(&self) -> String {
         let length = self.log.metadata().expect("size of the log").len();
         let mut bytes = vec![0; length as usize];
@@ -269,7 +270,7 @@ impl Function {
 
     /// Kills the process at once (SIGKILL), and waits until it is gone.
     pub async fn kill(&self) -> ExitStatus {
-        // A refused send means that the process has ended already.
+        // If nobody receives this, the process has ended already.
         let _ = self.kill.send(());
         self.exited().await
     }
@@ -295,13 +296,13 @@ async fn supervise(
 ) {
     let status = tokio::select! {
         status = child.wait() => status,
-        // None: the `Function` was dropped, so nobody can use the process any more.
+        // `None` means that the `Function` was dropped, so the process is killed then too.
         _ = killed.recv() => {
             child.start_kill().expect("kill the function");
             child.wait().await
         }
     };
-    // Nobody may be listening any more.
+    // The `Function` may have been dropped.
     let _ = exited.send(Some(status.expect("wait for the function")));
 }
 
@@ -337,7 +338,7 @@ async fn answer(
                     &json!({"errorType": "InvalidRequestID", "errorMessage": format!("no invocation {request_id} is open")}),
                 );
             };
-            // The invocation may have been given up.
+            // The invocation may have timed out.
             let _ = waiting.send(match *kind {
                 "response" => Outcome::Reply(value),
                 _ => Outcome::Error {
@@ -354,7 +355,7 @@ async fn answer(
     }
 }
 
-/// JSON, or as a string whatever else it is.
+/// The body as JSON, or as a string if it is not JSON.
 async fn answer_body(request: hyper::Request<RequestBody>) -> Value {
     let body = request
         .into_body()
@@ -390,8 +391,8 @@ fn offer(event: Event) -> Reply {
     )
 }
 
-/// A file without a name, opened for appending: two descriptors of it interleave whole writes,
-/// and what was written is readable the moment the write returns, which a pipe would not give.
+/// A file without a name, opened for appending. Unlike with a pipe, writes through two descriptors are kept in order and whole, and
+/// can be read as soon as they return.
 fn anonymous_file() -> File {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let name = format!(
@@ -412,145 +413,28 @@ fn anonymous_file() -> File {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt;
-
     use super::*;
-    use crate::http::client::{get, header, send};
-
-    /// A process that does nothing, so that the test itself can speak to the Runtime API in its place.
-    async fn idle() -> Function {
-        let mut command = Command::new("/bin/sleep");
-        command.arg("1000");
-        Function::spawn(command, &[]).await
-    }
-
-    async fn next(function: &Function) -> hyper::Response<Bytes> {
-        get(&url(function, "invocation/next"), &[]).await
-    }
-
-    fn url(function: &Function, path: &str) -> String {
-        format!("{}{RUNTIME_PATH}{path}", function.runtime.url())
-    }
-
-    /// Takes the next event and answers it on `kind`; returns the event and the status of the answer.
-    async fn work(function: &Function, kind: &str, answer: &'static str) -> (Bytes, u16) {
-        let event = next(function).await;
-        let request_id = header(&event, "lambda-runtime-aws-request-id");
-        let url = url(function, &format!("invocation/{request_id}/{kind}"));
-        let accepted = send("POST", &url, &[], answer).await.unwrap();
-        assert_eq!(
-            send("POST", &url, &[], answer).await.unwrap().status(),
-            400,
-            "one answer is enough"
-        );
-        (event.into_body(), accepted.status().as_u16())
-    }
 
     #[tokio::test]
-    async fn an_event_goes_out_and_its_answer_comes_back() {
-        let function = idle().await;
-        let event = json!({"source": "ghcr.io/acme/api:1"});
-        let (outcome, (body, status)) =
-            tokio::join!(function.invoke(&event), work(&function, "response", "[1]"));
-        assert_eq!(
-            (outcome, body, status),
-            (
-                Outcome::Reply(json!([1])),
-                Bytes::from(event.to_string()),
-                202
-            )
-        );
-
-        let error = r#"{"errorType": "Denied", "errorMessage": "no", "stackTrace": []}"#;
-        let (outcome, _) = tokio::join!(function.invoke(&event), work(&function, "error", error));
-        assert_eq!(outcome.error(), ("Denied".to_owned(), "no".to_owned()));
-    }
-
-    #[tokio::test]
-    async fn an_event_carries_what_lambda_tells() {
-        let function = idle().await;
-        let remaining = Duration::from_secs(900);
-        let before = SystemTime::now() + remaining;
-        let look = async {
-            let event = next(&function).await;
-            let deadline: u64 = header(&event, "lambda-runtime-deadline-ms")
-                .parse()
-                .unwrap();
-            assert!(UNIX_EPOCH + Duration::from_millis(deadline + 1) >= before);
-            assert!(
-                header(&event, "lambda-runtime-invoked-function-arn")
-                    .starts_with("arn:aws:lambda:eu-west-3:")
-            );
-            assert!(header(&event, "lambda-runtime-trace-id").starts_with("Root="));
-            function.kill().await
+    async fn the_process_has_an_environment_of_its_own_and_ends_at_the_deadline() {
+        let settings = [("RULES", "[]"), ("AWS_REGION", "eu-west-1")];
+        let printer = Function::start(Path::new("/usr/bin/env"), &settings).await;
+        let Outcome::Exited { log, .. } = printer.invoke(&Value::Null).await else {
+            panic!("the program prints its environment and ends")
         };
-        let (outcome, status) =
-            tokio::join!(function.invoke_with_deadline(&Value::Null, remaining), look);
-        assert_eq!(status.signal(), Some(9));
-        assert_eq!(
-            outcome,
-            Outcome::Exited {
-                status,
-                log: String::new()
-            }
-        );
-    }
-
-    #[tokio::test]
-    async fn a_process_that_ends_at_once_is_told_from_one_that_hangs() {
-        let function = Function::start(
-            Path::new("/usr/bin/env"),
-            &[("RULES", "[]"), ("AWS_REGION", "eu-west-1")],
-        )
-        .await;
-        let Outcome::Exited { status, log } = function.invoke(&Value::Null).await else {
-            panic!("env ends")
-        };
-        assert!(status.success() && !function.ready().await);
+        assert!(log.contains("AWS_REGION=eu-west-1\n"));
+        let is_set_here = |line: &str| line.starts_with("AWS_") || line == "RULES=[]";
         assert!(
-            log.contains("RULES=[]\n") && log.contains("AWS_REGION=eu-west-1\n"),
+            log.lines().all(is_set_here) && !printer.ready().await,
             "{log}"
         );
-        let lambdas = |line: &str| line.starts_with("AWS_") || line.starts_with("RULES=");
-        assert!(
-            log.lines().all(lambdas),
-            "nothing of this process's own environment: {log}"
-        );
-    }
 
-    #[tokio::test]
-    async fn the_deadline_ends_the_process() {
-        let function = idle().await;
-        let outcome = function
-            .invoke_with_deadline(&Value::Null, Duration::ZERO)
-            .await;
-        assert_eq!(outcome, Outcome::TimedOut { log: String::new() });
-        assert!(matches!(
-            function.invoke(&Value::Null).await,
-            Outcome::Exited { .. }
-        ));
-    }
-
-    #[tokio::test]
-    async fn the_reason_for_not_starting_is_kept() {
-        let function = idle().await;
-        assert!(function.initialization_error().is_none());
-        assert!(function.memory_bytes() > 0);
-        assert!(function.peak_memory_bytes() >= function.memory_bytes());
-        assert_eq!(function.threads(), 1);
-        assert!(function.open_files() >= 3);
-        let reason = r#"{"errorType": "Invalid", "errorMessage": "`RULES` is missing"}"#;
-        assert_eq!(
-            send("POST", &url(&function, "init/error"), &[], reason)
-                .await
-                .unwrap()
-                .status(),
-            202
-        );
-        assert_eq!(
-            function.initialization_error().unwrap()["errorType"],
-            "Invalid"
-        );
-        assert_eq!(get(&url(&function, "elsewhere"), &[]).await.status(), 404);
+        let mut command = Command::new("/bin/sleep");
+        command.arg("1000");
+        let idle = Function::spawn(command, &[]).await;
+        let outcome = idle.invoke_with_deadline(&Value::Null, Duration::ZERO);
+        assert!(matches!(outcome.await, Outcome::TimedOut { .. }));
+        let outcome = idle.invoke(&Value::Null).await;
+        assert!(matches!(outcome, Outcome::Exited { .. }));
     }
 }

@@ -1,5 +1,5 @@
-//! GitHub Container Registry as it behaves towards a client that pulls: one server for the registry and its
-//! token service, and one on another port, so of another origin, for the storage that blobs are redirected to.
+//! GitHub Container Registry for a client that pulls: one server for the registry and its token service, and one on another port,
+//! and so of another origin, for the storage that blob requests are redirected to.
 
 #[cfg(test)]
 mod tests;
@@ -17,21 +17,25 @@ use crate::http::{
     Certificate, Reply, RequestBody, Server, json, lock, oci_error, query, reply, streamed,
 };
 use crate::image::{Blob, Image, OCI_INDEX, OCI_MANIFEST, StoredManifest};
+use crate::lag::Lags;
 
-/// The scope that GHCR's challenge names where there is no repository; good for `GET /v2/` alone.
+/// The repository that the challenge of `GET /v2/` names, where GHCR knows no repository. A token for it is good for that alone.
 const PLACEHOLDER: &str = "user/image";
 
-/// Tags of one page unless the client asks for another number.
+/// Tags on one page unless the client asks for another number.
 const PAGE: usize = 100;
 
-/// The most tags of one page. The real limit is not known; a client that follows links does not depend on it.
+/// The most tags on one page unless [`Ghcr::set_page_limit`] sets another limit. GHCR's own limit is not known.
 const PAGE_LIMIT: usize = 1000;
 
-/// The registry and its storage host. Repositories are private unless [`Ghcr::set_public`] says otherwise.
+/// What the names of made-up tags begin with; see [`Ghcr::set_endless`].
+const ENDLESS_TAG: &str = "endless-";
+
+/// The registry and its storage host. Repositories are private until [`Ghcr::set_public`] makes them public.
 pub struct Ghcr {
     /// `/v2/` and `/token`.
     pub server: Server,
-    /// Where blobs come from.
+    /// Where blobs are read.
     pub storage: Server,
     state: Arc<Mutex<State>>,
 }
@@ -42,35 +46,57 @@ struct State {
     accepted_tokens: BTreeSet<String>,
     /// Repository by bearer token.
     bearers: BTreeMap<String, String>,
-    /// Uses left and the blob, by signature.
-    signatures: BTreeMap<String, (usize, Blob)>,
-    /// Bearers and signatures given out so far; makes each unique.
+    /// Blobs by the signature of a URL that was not used yet.
+    signatures: BTreeMap<String, Blob>,
+    /// Bearer tokens and signatures issued so far; makes each unique.
     issued: usize,
-    signature_uses: usize,
     realm: Option<String>,
     redirect: Option<String>,
-    ignores_ranges: bool,
-    /// The registry's.
+    range_answer: RangeAnswer,
+    listing: Listing,
     scheme: &'static str,
     storage_url: String,
+}
+
+/// How the storage host answers a request for a closed range of a blob. RFC 9110, 14.4 and 15.3.7, allows a server to send less or
+/// something else than was requested, as long as `Content-Range` says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum RangeAnswer {
+    /// 206 with the requested bytes.
+    #[default]
+    Exact,
+    /// 206 with the requested bytes, but no more than this many. `Content-Range` says where they end.
+    Shorter(u64),
+    /// 206 with bytes that begin this many earlier than requested, though not before the blob does. `Content-Range` says so.
+    Shifted(u64),
+    /// 206 with the requested bytes, and without `Content-Range`.
+    WithoutContentRange,
+    /// 200 with the whole blob.
+    Whole,
+}
+
+/// How lists of tags are paged.
+struct Listing {
+    page_limit: usize,
+    next_link: Option<String>,
+    endless: bool,
 }
 
 #[derive(Default)]
 struct Repository {
     public: bool,
-    refused: bool,
-    loops: bool,
-    /// In the order of their pushes.
+    /// Tags and digests, in the order of their pushes.
     tags: Vec<(String, String)>,
     manifests: BTreeMap<String, StoredManifest>,
     blobs: BTreeMap<String, Blob>,
+    lags: Lags,
 }
 
 impl Ghcr {
-    /// The personal access token that is accepted unless [`Ghcr::accept_tokens`] says otherwise.
+    /// The personal access token that is accepted until [`Ghcr::accept_tokens`] names others.
     pub const TOKEN: &'static str = "ghp_support";
 
-    /// Starts both servers, with no repository.
+    /// Starts both servers, without repositories.
     pub async fn start() -> Ghcr {
         Ghcr::start_with(None).await
     }
@@ -83,10 +109,14 @@ impl Ghcr {
             bearers: BTreeMap::new(),
             signatures: BTreeMap::new(),
             issued: 0,
-            signature_uses: 1,
             realm: None,
             redirect: None,
-            ignores_ranges: false,
+            range_answer: RangeAnswer::Exact,
+            listing: Listing {
+                page_limit: PAGE_LIMIT,
+                next_link: None,
+                endless: false,
+            },
             scheme: "",
             storage_url: String::new(),
         }));
@@ -121,7 +151,7 @@ impl Ghcr {
         self.server.host()
     }
 
-    /// Pushes an image: its manifests, its blobs and, last, the tag, which moves if it exists.
+    /// Pushes an image: its manifests and blobs, and then the tag, which moves if it exists.
     pub fn put_image(&self, repository: &str, tag: &str, image: &Image) {
         self.put_untagged(repository, image);
         self.put_tag(repository, tag, &image.top);
@@ -139,12 +169,20 @@ impl Ghcr {
         });
     }
 
-    /// Points a tag at a digest, which need not exist; the tag becomes the newest.
+    /// Points a tag at a digest, which need not exist. The tag becomes the newest.
     pub fn put_tag(&self, repository: &str, tag: &str, digest: &str) {
         self.change(repository, |repository| {
-            repository.tags.retain(|(kept, _)| kept != tag);
+            let position = repository.tags.iter().position(|(kept, _)| kept == tag);
+            let before = position.map(|position| repository.tags.remove(position).1);
+            repository.lags.note_write(tag, before.as_ref());
             repository.tags.push((tag.into(), digest.into()));
         });
+    }
+
+    /// After the next push of `tag`, the next `reads` GET and HEAD requests for it are answered as before the push: with the old
+    /// digest, or 404. GHCR can lag behind its own webhook in this way.
+    pub fn lag_reads(&self, repository: &str, tag: &str, reads: usize) {
+        self.change(repository, |repository| repository.lags.set(tag, reads));
     }
 
     /// Deletes a tag; its manifest stays.
@@ -154,14 +192,9 @@ impl Ghcr {
         });
     }
 
-    /// Deletes a manifest, as clean-up jobs do with untagged ones; tags and indexes still name it.
+    /// Deletes a manifest, as clean-up jobs do with untagged ones. Tags and indexes still refer to it.
     pub fn delete_manifest(&self, repository: &str, digest: &str) {
         self.change(repository, |repository| repository.manifests.remove(digest));
-    }
-
-    /// Deletes a blob from the registry and the storage.
-    pub fn delete_blob(&self, repository: &str, digest: &str) {
-        self.change(repository, |repository| repository.blobs.remove(digest));
     }
 
     /// Whether anybody may pull.
@@ -169,51 +202,50 @@ impl Ghcr {
         self.change(repository, |repository| repository.public = public);
     }
 
-    /// Whether pulling is refused to an accepted token, as to one of a GitHub App: it gets a bearer token, and
-    /// that is worth nothing.
-    pub fn set_refused(&self, repository: &str, refused: bool) {
-        self.change(repository, |repository| repository.refused = refused);
+    /// Gives at most `limit` tags per page, even to a client that asks for more.
+    pub fn set_page_limit(&self, limit: usize) {
+        lock(&self.state).listing.page_limit = limit;
     }
 
-    /// Whether the last page of tags links to the first again, as some registries do.
-    pub fn set_loops(&self, repository: &str, loops: bool) {
-        self.change(repository, |repository| repository.loops = loops);
+    /// Makes every page of tags link to `url` as the next one. With the URL of a page the list goes round in circles.
+    pub fn set_next_link(&self, url: &str) {
+        lock(&self.state).listing.next_link = Some(url.into());
     }
 
-    /// The personal access tokens that are accepted from now on; bearer tokens stay valid.
+    /// Whether lists of tags never end: after the real tags come made-up ones, each with another name, and every page links to a
+    /// next one.
+    pub fn set_endless(&self, endless: bool) {
+        lock(&self.state).listing.endless = endless;
+    }
+
+    /// Accepts these personal access tokens from now on, and no others. Bearer tokens stay valid.
     pub fn accept_tokens(&self, tokens: &[&str]) {
         lock(&self.state).accepted_tokens = tokens.iter().map(|token| token.to_string()).collect();
     }
 
-    /// Refuses all bearer tokens given out so far.
+    /// Refuses all bearer tokens issued so far.
     pub fn expire_tokens(&self) {
         lock(&self.state).bearers.clear();
     }
 
-    /// Refuses all signed URLs given out so far.
+    /// Refuses all signed URLs issued so far.
     pub fn expire_signatures(&self) {
         lock(&self.state).signatures.clear();
     }
 
-    /// How many requests a signed URL is good for. The real ones are good for ten minutes; here it is one
-    /// request unless told otherwise, so that a client which keeps a URL is found out without a clock.
-    pub fn set_signature_uses(&self, uses: usize) {
-        lock(&self.state).signature_uses = uses;
-    }
-
-    /// The URL of the token service that challenges name, in place of the real one.
+    /// Makes challenges name this URL as the token service.
     pub fn set_realm(&self, url: &str) {
         lock(&self.state).realm = Some(url.into());
     }
 
-    /// The URL that every blob is redirected to, in place of the storage host's.
+    /// Redirects every blob request to this URL instead of the storage host.
     pub fn set_redirect(&self, url: &str) {
         lock(&self.state).redirect = Some(url.into());
     }
 
-    /// Whether the storage host answers 200 with the whole blob to a request for a range.
-    pub fn set_ignores_ranges(&self, ignores: bool) {
-        lock(&self.state).ignores_ranges = ignores;
+    /// Sets how the storage host answers requests for a range.
+    pub fn set_range_answer(&self, answer: RangeAnswer) {
+        lock(&self.state).range_answer = answer;
     }
 
     fn change<T>(&self, repository: &str, change: impl FnOnce(&mut Repository) -> T) {
@@ -236,7 +268,7 @@ enum Endpoint<'a> {
 }
 
 impl<'a> Endpoint<'a> {
-    /// Repository names may have slashes, so the path is read from its end.
+    /// Repository names can contain slashes, so the path is parsed from its end.
     fn parse(path: &'a str) -> Option<Endpoint<'a>> {
         let path = path.strip_prefix("/v2/")?;
         if path.is_empty() {
@@ -285,12 +317,9 @@ impl State {
         if matches!(endpoint, Endpoint::Base) {
             return json(200, &json!({}));
         }
-        let Some(repository) = self.repositories.get(name) else {
+        let Some(repository) = self.repositories.get_mut(name) else {
             return oci_error(404, "NAME_UNKNOWN", "repository name not known to registry");
         };
-        if repository.refused {
-            return oci_error(403, "DENIED", "permission_denied: read_package");
-        }
         match endpoint {
             Endpoint::Base => unreachable!("answered above"),
             Endpoint::Manifest(_, reference) => repository.manifest(reference, headers),
@@ -298,8 +327,8 @@ impl State {
                 Some(blob) => self.redirect(digest, blob),
                 None => oci_error(404, "BLOB_UNKNOWN", "blob unknown to registry"),
             },
-            Endpoint::Tags(name) => repository.tag_page(name, uri),
-            // Not OCI's referrers: a page of the web site, which knows nothing either.
+            Endpoint::Tags(name) => repository.tag_page(name, uri, &self.listing),
+            // GHCR has no referrers API, and redirects to a page of its web site, which answers 404.
             Endpoint::Referrers(name) => {
                 let location = format!(
                     "{}/-/v2/packages/container/package/{name}",
@@ -331,7 +360,7 @@ impl State {
         response
     }
 
-    /// Basic credentials, or none for a public repository, for a bearer token of one repository.
+    /// Exchanges Basic credentials, or none if the repository is public, for a bearer token for one repository.
     fn token(&mut self, uri: &Uri, headers: &HeaderMap) -> Reply {
         let parameters = query(&uri.to_string());
         let scope = parameters
@@ -357,7 +386,7 @@ impl State {
                 .is_some_and(|repository| repository.public) => {}
             None => return oci_error(401, "UNAUTHORIZED", "authentication required"),
             Some(value) => match basic(value) {
-                // The name is ignored, and a wrong token is refused for public repositories too.
+                // GHCR ignores the user name, and refuses a wrong token even for a public repository.
                 Some((name, token))
                     if !name.is_empty() && self.accepted_tokens.contains(&token) => {}
                 Some(_) => {
@@ -375,8 +404,7 @@ impl State {
     fn redirect(&mut self, digest: &str, blob: Blob) -> Reply {
         self.issued += 1;
         let signature = format!("signature{}", self.issued);
-        self.signatures
-            .insert(signature.clone(), (self.signature_uses, blob));
+        self.signatures.insert(signature.clone(), blob);
         let location = self.redirect.clone().unwrap_or_else(|| {
             let storage = &self.storage_url;
             format!(
@@ -393,78 +421,73 @@ impl State {
 
     fn storage(&mut self, request: &hyper::Request<RequestBody>) -> Reply {
         let (uri, headers) = (request.uri(), request.headers());
-        let Some(digest) = uri.path().strip_prefix("/ghcrblobs07/blobs/") else {
-            return storage_error(
-                404,
-                "ResourceNotFound",
-                "The specified resource does not exist.",
-            );
-        };
+        if !uri.path().starts_with("/ghcrblobs07/blobs/") {
+            let message = "The specified resource does not exist.";
+            return storage_error(404, "ResourceNotFound", message);
+        }
         if headers.contains_key(AUTHORIZATION) {
             let message = "Authentication information is not given in the correct format.";
             return storage_error(400, "InvalidAuthenticationInfo", message);
         }
         let parameters = query(&uri.to_string());
-        let signature = parameters
+        // The real signatures are valid for ten minutes. Here they are good for one GET, so that a client which keeps a URL fails
+        // without a clock; and not for HEAD, as on S3, where GHCR's storage was before.
+        let blob = parameters
             .get("sig")
-            .and_then(|signature| self.signatures.get_mut(signature));
-        // The signature is for reading, which here, as with S3, does not take in HEAD.
-        let Some((uses, blob)) =
-            signature.filter(|(uses, _)| *uses > 0 && request.method() == Method::GET)
-        else {
+            .filter(|_| request.method() == Method::GET)
+            .and_then(|signature| self.signatures.remove(signature));
+        let Some(blob) = blob else {
             let message = "Server failed to authenticate the request. Signature did not match or has expired.";
             return storage_error(403, "AuthenticationFailed", message);
         };
-        *uses -= 1;
-        let blob = blob.clone();
-        if !self
-            .repositories
-            .values()
-            .any(|repository| repository.blobs.contains_key(digest))
-        {
-            return storage_error(404, "BlobNotFound", "The specified blob does not exist.");
-        }
-
-        let length = blob.length();
-        let kind = ("content-type", "application/octet-stream".to_owned());
-        let range = match headers.get(RANGE).filter(|_| !self.ignores_ranges) {
-            None => return streamed(200, &[kind], length, blob.chunks(0..length)),
-            Some(value) => value.to_str().ok().and_then(closed_range),
-        };
-        match range {
-            Some((first, last)) if first < length => {
-                let end = last.saturating_add(1).min(length);
-                let content_range = (
-                    "content-range",
-                    format!("bytes {first}-{}/{length}", end - 1),
-                );
-                streamed(
-                    206,
-                    &[kind, content_range],
-                    end - first,
-                    blob.chunks(first..end),
-                )
+        match headers.get(RANGE) {
+            Some(range) if self.range_answer != RangeAnswer::Whole => self
+                .range_answer
+                .of(&blob, range.to_str().unwrap_or_default()),
+            _ => {
+                let length = blob.length();
+                streamed(200, &[octets()], length, blob.chunks(0..length))
             }
-            _ => storage_error(
-                416,
-                "InvalidRange",
-                "The range specified is invalid for the current size.",
-            ),
         }
     }
 }
 
+impl RangeAnswer {
+    fn of(self, blob: &Blob, range: &str) -> Reply {
+        let length = blob.length();
+        let Some((first, last)) = closed_range(range).filter(|(first, _)| *first < length) else {
+            let message = "The range specified is invalid for the current size.";
+            return storage_error(416, "InvalidRange", message);
+        };
+        let end = last.saturating_add(1).min(length);
+        let (first, end) = match self {
+            RangeAnswer::Shorter(bytes) => (first, end.min(first + bytes)),
+            RangeAnswer::Shifted(bytes) => (first.saturating_sub(bytes), end),
+            RangeAnswer::Exact | RangeAnswer::WithoutContentRange | RangeAnswer::Whole => {
+                (first, end)
+            }
+        };
+        let mut headers = vec![octets()];
+        if self != RangeAnswer::WithoutContentRange {
+            let content_range = format!("bytes {first}-{}/{length}", end - 1);
+            headers.push(("content-range", content_range));
+        }
+        streamed(206, &headers, end - first, blob.chunks(first..end))
+    }
+}
+
+fn octets() -> (&'static str, String) {
+    ("content-type", "application/octet-stream".to_owned())
+}
+
 impl Repository {
-    fn manifest(&self, reference: &str, headers: &HeaderMap) -> Reply {
-        let tagged = self
-            .tags
-            .iter()
-            .find(|(tag, _)| tag == reference)
-            .map(|(_, digest)| digest.as_str());
-        let Some(manifest) = self.manifests.get(tagged.unwrap_or(reference)) else {
+    fn manifest(&mut self, reference: &str, headers: &HeaderMap) -> Reply {
+        let tagged = self.tags.iter().find(|(tag, _)| tag == reference);
+        let tagged = self.lags.read(reference, tagged.map(|(_, digest)| digest));
+        let Some(manifest) = self.manifests.get(tagged.as_deref().unwrap_or(reference)) else {
             return oci_error(404, "MANIFEST_UNKNOWN", "manifest unknown");
         };
-        // Nothing is converted and `*/*` is not understood.
+        // GHCR converts nothing, and does not understand `*/*`.
         if !accepts(headers, &manifest.media_type) {
             let message = match manifest.media_type.as_str() {
                 OCI_INDEX => "OCI index found, but Accept header does not support OCI indexes",
@@ -482,40 +505,41 @@ impl Repository {
         reply(200, &headers, manifest.bytes.clone())
     }
 
-    fn tag_page(&self, name: &str, uri: &Uri) -> Reply {
+    fn tag_page(&self, name: &str, uri: &Uri, listing: &Listing) -> Reply {
         let parameters = query(&uri.to_string());
         let size = parameters
             .get("n")
             .and_then(|size| size.parse().ok())
             .unwrap_or(PAGE)
-            .min(PAGE_LIMIT);
+            .min(listing.page_limit);
+        let end = match listing.endless {
+            true => usize::MAX,
+            false => self.tags.len(),
+        };
+        let tag = |index: usize| match self.tags.get(index) {
+            Some((tag, _)) => tag.clone(),
+            None => format!("{ENDLESS_TAG}{index}"),
+        };
+        let index = |tag: &String| {
+            let number = tag.strip_prefix(ENDLESS_TAG).map(str::parse);
+            let number = number.and_then(Result::ok);
+            number.or_else(|| self.tags.iter().position(|(kept, _)| kept == tag))
+        };
         let start = match parameters.get("last") {
-            Some(last) => self
-                .tags
-                .iter()
-                .position(|(tag, _)| tag == last)
-                .map_or(self.tags.len(), |found| found + 1),
+            Some(last) => index(last).map_or(end, |index| index + 1),
             None => 0,
         };
-        let page: Vec<_> = self
-            .tags
-            .iter()
-            .skip(start)
-            .take(size)
-            .map(|(tag, _)| tag.as_str())
-            .collect();
+        let page: Vec<_> = (start..end).take(size).map(tag).collect();
         let tags = if page.is_empty() {
             json!(null)
         } else {
             json!(page)
         };
         let mut response = json(200, &json!({ "name": name, "tags": tags }));
-        let next = match page.last() {
-            Some(last) if start + page.len() < self.tags.len() => Some(format!("last={last}&")),
-            _ => self.loops.then(String::new),
-        };
-        if let Some(next) = next {
-            let link = format!(r#"</v2/{name}/tags/list?{next}n={size}>; rel="next""#);
+        let last = page.last().filter(|_| start + page.len() < end);
+        let next = last.map(|last| format!("/v2/{name}/tags/list?last={last}&n={size}"));
+        if let Some(next) = listing.next_link.clone().or(next) {
+            let link = format!(r#"<{next}>; rel="next""#);
             response
                 .headers_mut()
                 .insert("link", link.parse().expect("a valid header"));
@@ -551,7 +575,7 @@ fn basic(value: &str) -> Option<(String, String)> {
     Some((name.into(), password.into()))
 }
 
-/// The host that the client thinks it talks to.
+/// The host that the client addresses.
 fn host(headers: &HeaderMap) -> &str {
     headers
         .get("host")
@@ -559,14 +583,14 @@ fn host(headers: &HeaderMap) -> &str {
         .unwrap_or_default()
 }
 
-/// The first and last byte of `bytes=<first>-<last>`; open and multiple ranges are refused, as some registries do.
+/// The first and last byte of `bytes=<first>-<last>`. Open and multiple ranges are refused, as by some registries.
 fn closed_range(value: &str) -> Option<(u64, u64)> {
     let (first, last) = value.strip_prefix("bytes=")?.split_once('-')?;
     let (first, last) = (first.parse().ok()?, last.parse().ok()?);
     (first <= last).then_some((first, last))
 }
 
-/// An error as Azure's blob storage words it.
+/// An error in the words of Azure's blob storage.
 fn storage_error(status: u16, code: &str, message: &str) -> Reply {
     let body = format!(
         r#"<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>"#

@@ -1,4 +1,4 @@
-//! GitHub's REST API for packages: what container packages an owner has, and which versions a package has.
+//! GitHub's REST API for packages: the container packages of an owner, and the versions of a package.
 //! (GitHub documentation, "REST API endpoints for packages", "Using pagination in the REST API", "Rate limits for the REST API")
 
 #[cfg(test)]
@@ -8,27 +8,30 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Uri};
 use serde_json::{Value, json};
 
 use crate::ghcr::Ghcr;
 use crate::http::{Reply, Server, json, lock, percent_decoded, query, reply};
 
-/// Items of one page unless the client asks for another number, and the most it can get.
+/// Items on one page unless the client asks for another number, and the most that it can get.
 const PAGE: usize = 30;
 const PAGE_LIMIT: usize = 100;
 
 /// `page` times `per_page` may not be more.
 const REACH: usize = 10_000;
 
-/// Requests of an hour.
+/// Requests per hour.
 const RATE_LIMIT: usize = 5_000;
+
+/// The account that the accepted tokens belong to until [`GitHub::set_token_owner`] names another. It has no packages.
+const MACHINE_ACCOUNT: &str = "machine-account";
 
 const DOCUMENTATION: &str = "https://docs.github.com/rest";
 const WEB_SITE: &str = "https://github.com";
 
-/// The API at one host. Everything needs a token.
+/// The API at one host. Every request needs a token.
 #[derive(Clone)]
 pub struct GitHub {
     /// URL, request log and faults; the URL is the one for `GITHUB_API_URL`.
@@ -40,9 +43,24 @@ struct State {
     url: String,
     owners: Vec<Owner>,
     accepted_tokens: BTreeSet<String>,
+    /// The login of the account that the tokens belong to.
+    token_owner: String,
     requests_left: usize,
-    /// Versions put so far: their clock.
+    exhausted: Option<Exhausted>,
+    /// Requests still to refuse because of the secondary rate limit, and the `retry-after` of those answers.
+    secondary_limit: (usize, Option<u32>),
+    page_limit: usize,
+    next_link: Option<String>,
+    endless: bool,
+    /// Versions put so far, which serve as a clock.
     pushes: usize,
+}
+
+/// The primary rate limit was reached.
+struct Exhausted {
+    status: u16,
+    /// In seconds since 1970.
+    reset: u64,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -79,7 +97,7 @@ struct Owner {
 struct Package {
     number: usize,
     name: String,
-    hidden: bool,
+    is_private: bool,
     /// In the order of their pushes.
     versions: Vec<Version>,
 }
@@ -87,19 +105,25 @@ struct Package {
 struct Version {
     digest: String,
     tags: Vec<String>,
-    /// Numbers of pushes.
+    /// Numbers of the pushes that created and last changed it.
     created: usize,
     updated: usize,
 }
 
 impl GitHub {
-    /// No owners to begin with; accepts [`Ghcr::TOKEN`], as the registry does.
+    /// Starts without owners of packages. Accepts [`Ghcr::TOKEN`], as the registry does.
     pub async fn start() -> GitHub {
         let state = Arc::new(Mutex::new(State {
             url: String::new(),
             owners: Vec::new(),
             accepted_tokens: BTreeSet::from([Ghcr::TOKEN.into()]),
+            token_owner: MACHINE_ACCOUNT.into(),
             requests_left: RATE_LIMIT,
+            exhausted: None,
+            secondary_limit: (0, None),
+            page_limit: PAGE_LIMIT,
+            next_link: None,
+            endless: false,
             pushes: 0,
         }));
         let shared = state.clone();
@@ -109,26 +133,34 @@ impl GitHub {
         })
         .await;
         lock(&state).url = server.url();
-        GitHub { server, state }
+        let github = GitHub { server, state };
+        github.put_user(MACHINE_ACCOUNT);
+        github
     }
 
-    /// Creates an organisation, or makes one of an owner that is there. Names of owners are found in either case.
+    /// Creates an organisation, or makes an existing owner one. Names of owners are compared without regard to case.
     pub fn put_organization(&self, name: &str) {
         self.put_owner(name, Kind::Organization);
     }
 
-    /// Creates a personal account, or makes one of an owner that is there.
+    /// Creates a personal account, or makes an existing owner one.
     pub fn put_user(&self, name: &str) {
         self.put_owner(name, Kind::User);
     }
 
-    /// Creates a container package without versions, unless it is there. The owner must be.
-    pub fn put_package(&self, owner: &str, name: &str) {
-        lock(&self.state).package(owner, name);
+    /// Makes the accepted tokens belong to this personal account, whose packages `/user/packages` then lists.
+    pub fn set_token_owner(&self, login: &str) {
+        let mut state = lock(&self.state);
+        let owner = state.owner_named(login);
+        assert!(
+            owner.is_some_and(|owner| owner.kind == Kind::User),
+            "there is no user {login:?}"
+        );
+        state.token_owner = login.to_owned();
     }
 
-    /// Pushes a manifest with tags, which move away from other versions; the package is created if need be.
-    /// A version that is there keeps its tags and its place.
+    /// Pushes a manifest with tags, which move here from other versions. The owner must exist; the package is created if
+    /// necessary. A version that exists keeps its tags and its place.
     pub fn put_version(&self, owner: &str, name: &str, digest: &str, tags: &[&str]) {
         let mut state = lock(&self.state);
         state.pushes += 1;
@@ -152,31 +184,50 @@ impl GitHub {
         version.updated = now;
     }
 
-    /// Deletes a version with its tags.
-    pub fn delete_version(&self, owner: &str, name: &str, digest: &str) {
-        let mut state = lock(&self.state);
-        let versions = &mut state.package(owner, name).versions;
-        versions.retain(|version| version.digest != digest);
+    /// Whether a package is private; they are public at first. An accepted token may see all packages of an organisation. The
+    /// private packages of a personal account are found only below `/user/packages`, by a token of that account.
+    pub fn set_private(&self, owner: &str, name: &str, private: bool) {
+        lock(&self.state).package(owner, name).is_private = private;
     }
 
-    /// Whether the package is one that no accepted token may see: left out of lists, and 404.
-    pub fn set_hidden(&self, owner: &str, name: &str, hidden: bool) {
-        lock(&self.state).package(owner, name).hidden = hidden;
-    }
-
-    /// The tokens that are accepted from now on.
+    /// Accepts these tokens from now on, and no others.
     pub fn accept_tokens(&self, tokens: &[&str]) {
         lock(&self.state).accepted_tokens = tokens.iter().map(|token| token.to_string()).collect();
     }
 
-    /// From now on the token has no requests left.
+    /// From now on, and for an hour, the token has no requests left: 403.
     pub fn exhaust_rate_limit(&self) {
-        lock(&self.state).requests_left = 0;
+        let in_an_hour = SystemTime::now() + Duration::from_secs(60 * 60);
+        self.exhaust_rate_limit_until(in_an_hour, 403);
     }
 
-    /// The token has all its requests again, as in the next hour.
-    pub fn renew_rate_limit(&self) {
-        lock(&self.state).requests_left = RATE_LIMIT;
+    /// From now on the token has no requests left. Each is answered with `status`, which is 403 or 429, with
+    /// `x-ratelimit-remaining: 0`, and with `reset` in whole seconds as `x-ratelimit-reset`. Then it has all its requests again.
+    pub fn exhaust_rate_limit_until(&self, reset: SystemTime, status: u16) {
+        let reset = seconds(reset);
+        lock(&self.state).exhausted = Some(Exhausted { status, reset });
+    }
+
+    /// Refuses the next `times` requests because of the secondary rate limit: 403 with GitHub's message, without the headers of the
+    /// primary limit, and with `retry-after` in seconds if there is one.
+    pub fn limit_secondarily(&self, times: usize, retry_after: Option<u32>) {
+        lock(&self.state).secondary_limit = (times, retry_after);
+    }
+
+    /// Gives at most `limit` items per page, even to a client that asks for more.
+    pub fn set_page_limit(&self, limit: usize) {
+        lock(&self.state).page_limit = limit;
+    }
+
+    /// Makes every page of every list link to `url` as the next one. With the URL of a page the list goes round in circles.
+    pub fn set_next_link(&self, url: &str) {
+        lock(&self.state).next_link = Some(url.into());
+    }
+
+    /// Whether lists never end: after the real items come made-up ones, packages without versions or versions without tags, each
+    /// with another name, and every page links to a next one.
+    pub fn set_endless(&self, endless: bool) {
+        lock(&self.state).endless = endless;
     }
 
     fn put_owner(&self, login: &str, kind: Kind) {
@@ -202,7 +253,7 @@ impl State {
             .find(|owner| owner.login.eq_ignore_ascii_case(login))
     }
 
-    /// The package, created if need be.
+    /// The package, created if it does not exist.
     fn package(&mut self, owner: &str, name: &str) -> &mut Package {
         let owner = self
             .owner_named(owner)
@@ -215,7 +266,7 @@ impl State {
             owner.packages.push(Package {
                 number: 10_696 + owner.packages.len(),
                 name: name.to_owned(),
-                hidden: false,
+                is_private: false,
                 versions: Vec::new(),
             });
             owner.packages.len() - 1
@@ -247,67 +298,86 @@ impl State {
         if !self.accepted_tokens.contains(token) {
             return error(401, "Bad credentials");
         }
-        let answer = match self.requests_left.checked_sub(1) {
-            Some(left) => {
-                self.requests_left = left;
-                self.resource(method, uri)
-            }
-            None => error(403, "API rate limit exceeded for user ID 21031067."),
-        };
-        self.with_rate_limit(answer)
-    }
-
-    fn with_rate_limit(&self, mut answer: Reply) -> Reply {
-        let renewal = SystemTime::now() + Duration::from_secs(60 * 60);
-        let renewal = renewal
-            .duration_since(UNIX_EPOCH)
-            .expect("a time after 1970");
-        for (name, value) in [
-            ("x-ratelimit-limit", RATE_LIMIT as u64),
-            ("x-ratelimit-remaining", self.requests_left as u64),
-            ("x-ratelimit-used", (RATE_LIMIT - self.requests_left) as u64),
-            ("x-ratelimit-reset", renewal.as_secs()),
-        ] {
-            answer.headers_mut().insert(name, value.into());
+        if let (times @ 1.., retry_after) = self.secondary_limit {
+            self.secondary_limit = (times - 1, retry_after);
+            return secondary_refusal(retry_after);
         }
-        answer
+        let now = seconds(SystemTime::now());
+        if self.exhausted.as_ref().is_some_and(|it| it.reset <= now) {
+            self.exhausted = None;
+            self.requests_left = RATE_LIMIT;
+        }
+        let in_an_hour = Exhausted {
+            status: 403,
+            reset: now + 3600,
+        };
+        if self.requests_left == 0 {
+            self.exhausted.get_or_insert(in_an_hour);
+        }
+        if let Some(Exhausted { status, reset }) = self.exhausted {
+            let answer = error(status, "API rate limit exceeded for user ID 21031067.");
+            return with_rate_limit(answer, 0, reset);
+        }
+        self.requests_left -= 1;
+        with_rate_limit(self.resource(method, uri), self.requests_left, now + 3600)
     }
 
     fn resource(&self, method: &Method, uri: &Uri) -> Reply {
-        // Segments are decoded after they are told apart, so that `%2F` is no separator.
+        // Segments are split before they are decoded, so that `%2F` does not separate them.
         let segments: Vec<_> = uri.path().split('/').skip(1).map(percent_decoded).collect();
         let segments: Vec<_> = segments.iter().map(String::as_str).collect();
-        let not_found = || error(404, "Not Found");
-        let [kind, owner, "packages", path @ ..] = segments.as_slice() else {
-            return not_found();
+        let (owner, is_own, path) = match segments.as_slice() {
+            ["user", path @ ..] if matches!(path, [] | ["packages", ..]) => {
+                (self.owner("users", &self.token_owner), true, path)
+            }
+            [kind, owner, path @ ..] => (self.owner(kind, owner), false, path),
+            _ => (None, false, &[][..]),
         };
-        let Some(owner) = self.owner(kind, owner).filter(|_| method == Method::GET) else {
-            return not_found();
+        let Some(owner) = owner.filter(|_| method == Method::GET) else {
+            return error(404, "Not Found");
         };
-        let mut visible = owner.packages.iter().filter(|package| !package.hidden);
+        let visible: Vec<_> = owner
+            .packages
+            .iter()
+            .filter(|package| is_own || owner.kind == Kind::Organization || !package.is_private)
+            .collect();
+        // Links between pages name the owner by number, so that a client can't guess them.
+        let link_path = match uri.path().splitn(4, '/').nth(3) {
+            Some(rest) if !is_own => {
+                format!("/{}/{}/{rest}", owner.kind.by_number(), owner.number)
+            }
+            _ => uri.path().to_owned(),
+        };
         let parameters = query(&uri.to_string());
-        let items: Vec<Value> = match path {
-            [] if parameters.get("package_type").map(String::as_str) == Some("container") => {
-                visible
-                    .map(|package| self.package_item(owner, package))
-                    .collect()
-            }
-            [] => return error(422, "Invalid request.\n\n\"package_type\" wasn't supplied."),
-            ["container", name, "versions"] => {
-                let Some(package) = visible.find(|package| package.name == *name) else {
-                    return not_found();
+        match path {
+            [] if is_own => json(200, &owner.item()),
+            ["packages"] => {
+                if parameters.get("package_type").map(String::as_str) != Some("container") {
+                    return error(422, "Invalid request.\n\n\"package_type\" wasn't supplied.");
+                }
+                let item = |index: usize| match visible.get(index) {
+                    Some(package) => self.package_item(owner, package),
+                    None => self.package_item(owner, &Package::made_up(index)),
                 };
-                let newest_first = package.versions.iter().rev();
-                newest_first
-                    .map(|version| self.version_item(owner, package, version))
-                    .collect()
+                self.page(uri, &link_path, visible.len(), item)
             }
-            _ => return not_found(),
-        };
-        self.page(uri, owner, &items)
+            ["packages", "container", name, "versions"] => {
+                let package = visible.into_iter().find(|package| package.name == *name);
+                let Some(package) = package else {
+                    return error(404, "Package not found.");
+                };
+                let newest_first: Vec<_> = package.versions.iter().rev().collect();
+                let item = |index: usize| match newest_first.get(index) {
+                    Some(version) => self.version_item(owner, package, version),
+                    None => self.version_item(owner, package, &Version::made_up(index)),
+                };
+                self.page(uri, &link_path, newest_first.len(), item)
+            }
+            _ => error(404, "Not Found"),
+        }
     }
 
-    /// By kind and name, or by kind and number as the links between pages have it.
+    /// Finds an owner by kind and name, or by kind and number as in the links between pages.
     fn owner(&self, kind: &str, id: &str) -> Option<&Owner> {
         let is_named = |owner: &Owner| {
             kind == owner.kind.by_name() && owner.login.eq_ignore_ascii_case(id)
@@ -316,27 +386,32 @@ impl State {
         self.owners.iter().find(|owner| is_named(owner))
     }
 
-    /// One page of `items`. The links to others name the owner by number, so they can't be guessed.
-    fn page(&self, uri: &Uri, owner: &Owner, items: &[Value]) -> Reply {
+    /// One page of `count` items, with links to the pages at `link_path`.
+    fn page(
+        &self,
+        uri: &Uri,
+        link_path: &str,
+        count: usize,
+        item: impl Fn(usize) -> Value,
+    ) -> Reply {
         let parameters = query(&uri.to_string());
         let number = |name: &str| {
             let value = parameters.get(name)?.parse::<usize>().ok();
             value.filter(|number| *number > 0)
         };
-        let size = number("per_page").unwrap_or(PAGE).min(PAGE_LIMIT);
+        let size = number("per_page").unwrap_or(PAGE).min(self.page_limit);
         let current = number("page").unwrap_or(1);
-        if size.saturating_mul(current) > REACH {
+        let count = if self.endless { usize::MAX } else { count };
+        if size.saturating_mul(current) > REACH && !self.endless {
             let message =
                 "The value of `per_page` multiplied by `page` cannot be greater than 10000.";
             return error(400, message);
         }
-        let last = items.len().div_ceil(size).max(1);
-        let page: Vec<_> = items.iter().skip(size * (current - 1)).take(size).collect();
+        let last = count.div_ceil(size).max(1);
+        let page: Vec<_> = (size * (current - 1)..count).take(size).map(item).collect();
         let mut answer = json(200, &json!(page));
 
-        let kind = owner.kind.by_number();
-        let rest = uri.path().split('/').skip(3).collect::<Vec<_>>().join("/");
-        let resource = format!("{}/{kind}/{}/{rest}", self.url, owner.number);
+        let resource = format!("{}{link_path}", self.url);
         let mut kept: Vec<_> = parameters
             .iter()
             .filter(|(name, _)| *name != "page")
@@ -350,8 +425,13 @@ impl State {
         if current > 1 {
             links.push(link(current - 1, "prev"));
         }
-        if current < last {
-            links.extend([link(current + 1, "next"), link(last, "last")]);
+        if let Some(url) = &self.next_link {
+            links.push(format!(r#"<{url}>; rel="next""#));
+        } else if current < last {
+            links.push(link(current + 1, "next"));
+        }
+        if current < last && !self.endless {
+            links.push(link(last, "last"));
         }
         if current > 1 {
             links.push(link(1, "first"));
@@ -373,13 +453,9 @@ impl State {
             "id": package.number,
             "name": package.name,
             "package_type": "container",
-            "owner": {
-                "login": owner.login,
-                "id": owner.number,
-                "type": if owner.kind == Kind::User { "User" } else { "Organization" },
-            },
+            "owner": owner.item(),
             "version_count": package.versions.len(),
-            "visibility": "private",
+            "visibility": if package.is_private { "private" } else { "public" },
             "url": package_path(&self.url, owner, package),
             "created_at": time(oldest),
             "updated_at": time(newest.unwrap_or(0)),
@@ -403,14 +479,76 @@ impl State {
     }
 }
 
-/// Below the API or the web site, at `base`.
+impl Owner {
+    fn item(&self) -> Value {
+        let kind = match self.kind {
+            Kind::Organization => "Organization",
+            Kind::User => "User",
+        };
+        json!({"login": self.login, "id": self.number, "type": kind})
+    }
+}
+
+impl Package {
+    /// An item of an endless list.
+    fn made_up(index: usize) -> Package {
+        Package {
+            number: 1_000_000 + index,
+            name: format!("endless-{index}"),
+            is_private: false,
+            versions: Vec::new(),
+        }
+    }
+}
+
+impl Version {
+    /// An item of an endless list.
+    fn made_up(index: usize) -> Version {
+        Version {
+            digest: format!("sha256:{index:064x}"),
+            tags: Vec::new(),
+            created: index,
+            updated: index,
+        }
+    }
+}
+
+fn with_rate_limit(mut answer: Reply, requests_left: usize, reset: u64) -> Reply {
+    for (name, value) in [
+        ("x-ratelimit-limit", RATE_LIMIT as u64),
+        ("x-ratelimit-remaining", requests_left as u64),
+        ("x-ratelimit-used", (RATE_LIMIT - requests_left) as u64),
+        ("x-ratelimit-reset", reset),
+    ] {
+        answer.headers_mut().insert(name, value.into());
+    }
+    answer
+}
+
+fn secondary_refusal(retry_after: Option<u32>) -> Reply {
+    let message =
+        "You have exceeded a secondary rate limit. Please wait a few minutes before you try again.";
+    let mut answer = error(403, message);
+    if let Some(seconds) = retry_after {
+        answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    answer
+}
+
+/// Whole seconds since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH);
+    since.expect("a time after 1970").as_secs()
+}
+
+/// The path of a package below the API or the web site at `base`.
 fn package_path(base: &str, owner: &Owner, package: &Package) -> String {
     let (kind, login) = (owner.kind.by_name(), &owner.login);
     let name = package.name.replace('/', "%2F");
     format!("{base}/{kind}/{login}/packages/container/{name}")
 }
 
-/// A push takes a second, so that times have the order of pushes.
+/// Every push takes a second, so that times have the order of pushes.
 fn time(pushes: usize) -> String {
     let (hours, minutes, seconds) = (pushes / 3600 % 24, pushes / 60 % 60, pushes % 60);
     format!("2026-11-20T{hours:02}:{minutes:02}:{seconds:02}Z")

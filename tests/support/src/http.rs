@@ -1,7 +1,7 @@
-//! The server that every stand-in is built on: it logs each request and plays scripted faults.
+//! The HTTP server that all others are built on: it logs each request and plays scripted faults.
 //!
-//! A handler answers as the service does on a good day. Bad days are [`Fault`]s, played by this module
-//! around the handler, so that no stand-in has fault code of its own.
+//! A handler answers as the service does when nothing goes wrong. What goes wrong is a [`Fault`], played by this module around the
+//! handler, so that no server has fault code of its own.
 
 mod body;
 #[cfg(test)]
@@ -50,7 +50,7 @@ pub struct Request {
     pub headers: BTreeMap<String, String>,
     /// Body bytes that have arrived so far, without transfer coding.
     pub body_bytes: u64,
-    /// Status of the answer; 0 while there is none, and for good if the connection was cut instead.
+    /// Status of the answer; 0 until there is one, and also if the connection was cut instead.
     pub status: u16,
 }
 
@@ -65,14 +65,14 @@ struct Shared {
     tls: Option<TlsAcceptor>,
     log: Mutex<Vec<Arc<Entry>>>,
     faults: Mutex<Vec<Script>>,
-    /// How many connections from now on are reset as soon as they are made.
+    /// How many of the next connections are reset as soon as they are made.
     refusals: AtomicU32,
     request_body_bytes: AtomicU64,
     connections: AtomicU64,
     resumed_sessions: AtomicU64,
     /// Changes whenever a request arrives.
     arrivals: watch::Sender<()>,
-    /// Changes whenever held requests are let go.
+    /// Changes whenever held requests are released.
     releases: watch::Sender<()>,
 }
 
@@ -87,14 +87,14 @@ struct Entry {
 struct Script {
     method: String,
     path_part: String,
-    /// Matching requests to let pass before the first that it is played on.
+    /// Matching requests to let pass before the fault is played.
     skip: usize,
     times: usize,
     fault: Fault,
 }
 
 impl Server {
-    /// Starts to listen; `handler` answers every request that no fault answers.
+    /// Starts to listen. `handler` answers every request that no fault answers.
     pub async fn start<H, F>(handler: H) -> Server
     where
         H: Fn(hyper::Request<RequestBody>) -> F + Send + Sync + 'static,
@@ -155,8 +155,8 @@ impl Server {
     }
 
     /// How many of [`Server::requests`] have this method (`*` for any) and a path that contains `path_part`.
-    /// The paths of AWS calls are all the same, so their operation (`AmazonSQS.SendMessage`) counts as part of the path,
-    /// here and in the other methods with a `path_part`.
+    /// AWS calls all have the same path, so their operation (`AmazonSQS.SendMessage`) counts as part of it, here and in the other
+    /// methods with a `path_part`.
     pub fn count(&self, method: &str, path_part: &str) -> usize {
         lock(&self.shared.log)
             .iter()
@@ -164,7 +164,7 @@ impl Server {
             .count()
     }
 
-    /// Forgets the logged requests.
+    /// Empties the request log.
     pub fn clear_requests(&self) {
         lock(&self.shared.log).clear();
     }
@@ -181,8 +181,8 @@ impl Server {
         });
     }
 
-    /// Plays `fault` on the request at `index`, counted from 0 for the next one of any kind, and on the `times - 1` after it;
-    /// `usize::MAX` is for ever.
+    /// Plays `fault` on the request at `index`, where 0 is the next request of any kind, and on the `times - 1` requests after it;
+    /// with `usize::MAX` on all of them.
     pub fn fault_at(&self, index: usize, times: usize, fault: Fault) {
         lock(&self.shared.faults).push(Script {
             method: "*".into(),
@@ -193,20 +193,20 @@ impl Server {
         });
     }
 
-    /// Drops faults that have not been played, and refuses no more connections.
+    /// Drops the faults that have not been played, and accepts connections again.
     pub fn clear_faults(&self) {
         lock(&self.shared.faults).clear();
         self.shared.refusals.store(0, Ordering::Relaxed);
     }
 
-    /// Lets held requests go on to the handler, and drops the [`Fault::Hold`]s that are still waiting.
+    /// Passes held requests on to the handler, and drops the [`Fault::Hold`]s that have not been played.
     pub fn release(&self) {
         lock(&self.shared.faults).retain(|script| !matches!(script.fault, Fault::Hold));
         self.shared.releases.send_replace(());
     }
 
-    /// Returns when a logged request has this method (`*` for any) and a path that contains `path_part`;
-    /// at once if one is in the log already, and also if it is being held.
+    /// Waits until the log has a request with this method (`*` for any) and a path that contains `path_part`. A held request
+    /// is in the log too.
     pub async fn wait_for(&self, method: &str, path_part: &str) {
         let mut arrivals = self.shared.arrivals.subscribe();
         while self.count(method, path_part) == 0 {
@@ -222,12 +222,12 @@ impl Server {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
-    /// How many of them went on with a TLS session of an earlier one.
+    /// How many of them resumed a TLS session of an earlier one.
     pub fn resumed_sessions(&self) -> u64 {
         self.shared.resumed_sessions.load(Ordering::Relaxed)
     }
 
-    /// Bytes of request bodies received since the start, whatever became of them.
+    /// Bytes of request bodies received since the start, whether the requests succeeded or not.
     pub fn total_request_body_bytes(&self) -> u64 {
         self.shared.request_body_bytes.load(Ordering::Relaxed)
     }
@@ -244,8 +244,8 @@ pub fn reply(status: u16, headers: &[(&str, String)], body: impl Into<Bytes>) ->
     )
 }
 
-/// An answer of `length` bytes that are made while they are sent.
-pub fn streamed(
+/// An answer of `length` bytes that are generated while they are sent.
+pub(crate) fn streamed(
     status: u16,
     headers: &[(&str, String)],
     length: u64,
@@ -271,7 +271,7 @@ pub fn json(status: u16, value: &serde_json::Value) -> Reply {
 }
 
 /// An error in the envelope of the OCI distribution specification.
-pub fn oci_error(status: u16, code: &str, message: &str) -> Reply {
+pub(crate) fn oci_error(status: u16, code: &str, message: &str) -> Reply {
     json(
         status,
         &serde_json::json!({ "errors": [{ "code": code, "message": message }] }),
@@ -289,7 +289,7 @@ pub fn query(path_and_query: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// What `%` and two digits stand for, and a space for `+`.
+/// Decodes `%` and two hexadecimal digits, and `+` as a space.
 pub(crate) fn percent_decoded(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -320,25 +320,25 @@ where
     H: Fn(hyper::Request<RequestBody>) -> F + Send + Sync + 'static,
     F: Future<Output = Reply> + Send + 'static,
 {
-    // An error of `accept` concerns a connection that is gone already.
     loop {
+        // An error of `accept` is about a connection that is closed already.
         let Ok((stream, _)) = listener.accept().await else {
             continue;
         };
         if shared.refuses() {
-            // Dropped at once, it is reset.
+            // Without lingering, dropping the connection resets it.
             let _ = stream.set_zero_linger();
             continue;
         }
         shared.connections.fetch_add(1, Ordering::Relaxed);
         let (shared, handler) = (shared.clone(), handler.clone());
         tokio::spawn(async move {
-            // Small answers must not wait for the client's acknowledgement of earlier ones.
+            // Small answers must not wait until the client has acknowledged earlier ones.
             let _ = stream.set_nodelay(true);
             match shared.tls.clone() {
                 None => serve(stream, shared, handler).await,
                 Some(tls) => {
-                    // A client that does not trust the certificate goes away here.
+                    // A client that does not trust the certificate closes the connection here.
                     if let Ok(stream) = tls.accept(stream).await {
                         if stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
                             shared.resumed_sessions.fetch_add(1, Ordering::Relaxed);
@@ -370,7 +370,7 @@ where
             connection.clone(),
         )
     });
-    // Clients go away and faults cut connections; both are what the tests are about.
+    // Clients close connections and faults cut them: both are what tests are about, not errors.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(socket, service)
         .await;
@@ -389,8 +389,8 @@ where
 {
     let entry = Arc::new(Entry::of(&request));
     let mut releases = shared.releases.subscribe();
-    // The fault is chosen before the request can be seen in the log, so that a test which waits for the
-    // request and then calls `release` never overtakes a hold.
+    // The fault is chosen before the request is logged. Otherwise a test that waits for the request and then calls `release`
+    // could be quicker than the hold.
     let fault = shared.next_fault(&entry);
     lock(&shared.log).push(entry.clone());
     shared.arrivals.send_replace(());
@@ -420,13 +420,17 @@ where
             headers,
             body,
         }) => {
-            // Answering an unread body would race with the client's sending of it.
+            // The client might miss an answer that comes while it is still sending the body.
             let _ = request.into_body().bytes().await;
             let headers: Vec<_> = headers
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.clone()))
                 .collect();
             reply(*status, &headers, body.clone())
+        }
+        Some(Fault::StatusThenStall { status, body }) => {
+            let _ = request.into_body().bytes().await;
+            reply(*status, &[], body.clone())
         }
         Some(Fault::RedirectToItself) => {
             let location = entry.path.clone();
@@ -481,7 +485,7 @@ impl Shared {
         None
     }
 
-    /// Whether the connection that was just made is to be reset.
+    /// Whether the connection that was just accepted must be reset.
     fn refuses(&self) -> bool {
         let less_one = |left: u32| left.checked_sub(1);
         self.refusals
@@ -537,7 +541,7 @@ fn joined(headers: &HeaderMap) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// A panic in one test's handler must not turn into a second panic that hides it.
+/// Locks a mutex even if its holder panicked: a second panic would hide the first.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex
         .lock()

@@ -1,7 +1,7 @@
 //! Deterministic images in memory.
 //!
-//! Manifests are written by hand, with the white space and the key order of more than one tool, and never as
-//! `serde_json` would write them: whoever parses one and serialises it again gets another digest.
+//! Manifests have the white space and the key order of Docker's tools, which `serde_json` would not produce: a client that parses one
+//! and serialises it again gets another digest.
 
 mod blob;
 mod described;
@@ -10,7 +10,7 @@ mod tests;
 
 pub use blob::{Blob, digest, finish};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -34,7 +34,7 @@ pub const IN_TOTO: &str = "application/vnd.in-toto+json";
 /// What the attestations here attest to.
 const PROVENANCE: &str = "https://slsa.dev/provenance/v0.2";
 
-/// A manifest or index, byte for byte.
+/// The exact bytes of a manifest or index.
 #[derive(Clone, Debug)]
 pub struct StoredManifest {
     pub media_type: String,
@@ -54,7 +54,7 @@ impl StoredManifest {
     }
 }
 
-/// Everything that one tag reaches, as far as it is to be stored.
+/// Everything that a tag reaches and a registry stores.
 #[derive(Clone, Debug)]
 pub struct Image {
     /// Children before their parents, the top one last.
@@ -175,8 +175,7 @@ impl Image {
         }
     }
 
-    /// A manifest of any bytes under any media type, with nothing else; see [`Image::with_blob`] and
-    /// [`Image::with`] for what it reaches.
+    /// A manifest of any bytes and media type, without what it refers to; see [`Image::with_blob`] and [`Image::with`].
     pub fn raw(media_type: &str, bytes: impl Into<Bytes>) -> Image {
         let manifest = StoredManifest::new(media_type, bytes);
         Image {
@@ -186,28 +185,27 @@ impl Image {
         }
     }
 
-    /// Adds everything of another image below this one's top manifest, which stays the top.
+    /// Adds the manifests and blobs of another image before this one's top manifest, which stays the top.
     pub fn with(mut self, other: &Image) -> Image {
         let own = std::mem::take(&mut self.manifests);
         for manifest in other.manifests.iter().cloned().chain(own) {
             self.manifests.retain(|kept| kept.digest != manifest.digest);
             self.manifests.push(manifest);
         }
-        other
-            .blobs
-            .iter()
-            .cloned()
-            .fold(self, |image, (digest, blob)| image.with_blob(&digest, blob))
+        let replaced: BTreeSet<_> = other.blobs.iter().map(|(digest, _)| digest).collect();
+        self.blobs.retain(|(digest, _)| !replaced.contains(digest));
+        self.blobs.extend(other.blobs.iter().cloned());
+        self
     }
 
-    /// Serves `blob` under `digest`, whatever its real one is, in place of what was there.
+    /// Serves `blob` under `digest`, even if that is not its digest, instead of what was there.
     pub fn with_blob(mut self, digest: &str, blob: Blob) -> Image {
         self.blobs.retain(|(kept, _)| kept != digest);
         self.blobs.push((digest.into(), blob));
         self
     }
 
-    /// Serves `bytes` as the manifest with `digest`, whatever their real one is.
+    /// Serves `bytes` as the manifest with `digest`, even if that is not their digest.
     pub fn with_manifest_bytes(mut self, digest: &str, bytes: impl Into<Bytes>) -> Image {
         let manifest = self
             .manifests
@@ -217,14 +215,14 @@ impl Image {
         self
     }
 
-    /// Leaves out the manifest or blob with `digest`, while what refers to it stays.
+    /// Removes the manifest or blob with `digest`, and keeps what refers to it.
     pub fn without(mut self, digest: &str) -> Image {
         self.manifests.retain(|manifest| manifest.digest != digest);
         self.blobs.retain(|(kept, _)| kept != digest);
         self
     }
 
-    /// Replaces text in the top manifest, such as a descriptor's size or digest; the top digest follows.
+    /// Replaces text in the top manifest, such as a descriptor's size or digest, and so changes the top digest.
     pub fn rewritten(mut self, from: &str, to: &str) -> Image {
         let old = self.manifests.pop().expect("a top manifest");
         let text = std::str::from_utf8(&old.bytes).expect("JSON text");
@@ -248,7 +246,7 @@ impl Image {
         self.manifest(&self.top)
     }
 
-    /// Bytes of all blobs, each counted once.
+    /// The size of all blobs in bytes, each counted once.
     pub fn blob_bytes(&self) -> u64 {
         self.blobs.iter().map(|(_, blob)| blob.length()).sum()
     }
@@ -284,13 +282,13 @@ impl Child {
     }
 }
 
-/// How a manifest refers to a blob or another manifest; need not be true.
+/// How a manifest refers to a blob or another manifest. It need not be true.
 #[derive(Clone, Debug, Default)]
 pub struct Descriptor {
     pub media_type: String,
     pub digest: String,
     pub size: u64,
-    /// Where a foreign layer is, when the registry does not have it.
+    /// Where a foreign layer can be fetched, if the registry does not have it.
     pub urls: Vec<String>,
     /// `os/architecture` or `os/architecture/variant`.
     pub platform: Option<String>,
@@ -342,18 +340,17 @@ impl Descriptor {
     }
 }
 
-/// A single manifest with its blobs, piece by piece.
+/// Builds a single manifest with its blobs.
 #[derive(Clone, Debug)]
 pub struct ImageBuilder {
     media_type: &'static str,
     config_media_type: String,
-    /// Absent: a config that fits the platform and the layers.
+    /// By default a config that fits the platform and the layers.
     config: Option<Blob>,
     platform: String,
     layers: Vec<Descriptor>,
     blobs: BTreeMap<String, Blob>,
     artifact_type: Option<String>,
-    subject: Option<Descriptor>,
     annotations: Vec<(String, String)>,
 }
 
@@ -387,31 +384,30 @@ impl ImageBuilder {
             layers: Vec::new(),
             blobs: BTreeMap::new(),
             artifact_type: None,
-            subject: None,
             annotations: Vec::new(),
         }
     }
 
-    /// What the config says it runs on; `linux/amd64` unless told.
+    /// The platform in the config, `linux/amd64` by default.
     pub fn platform(mut self, platform: &str) -> ImageBuilder {
         self.platform = platform.into();
         self
     }
 
-    /// This config in place of one that fits the platform and the layers.
+    /// This config instead of one that fits the platform and the layers.
     pub fn config(mut self, media_type: &str, blob: Blob) -> ImageBuilder {
         self.config_media_type = media_type.into();
         self.config = Some(blob);
         self
     }
 
-    /// A layer with its blob; an equal blob is stored once and listed each time.
+    /// A layer with its blob. Equal blobs are stored once and listed each time.
     pub fn layer(self, media_type: &str, blob: Blob) -> ImageBuilder {
         self.layer_annotated(media_type, blob, Vec::new())
     }
 
     /// A layer with its blob, and annotations on its descriptor.
-    pub fn layer_annotated(
+    fn layer_annotated(
         mut self,
         media_type: &str,
         blob: Blob,
@@ -425,15 +421,9 @@ impl ImageBuilder {
         self.layer_described(descriptor)
     }
 
-    /// A layer that is described and not stored: a foreign layer, or a descriptor that is wrong on purpose.
+    /// A layer that is listed and not stored: a foreign layer, or a descriptor that is wrong on purpose.
     pub fn layer_described(mut self, descriptor: Descriptor) -> ImageBuilder {
         self.layers.push(descriptor);
-        self
-    }
-
-    /// Makes this a referrer of another image.
-    pub fn subject(mut self, image: &Image) -> ImageBuilder {
-        self.subject = Some(Descriptor::of_manifest(image.top_manifest()));
         self
     }
 
@@ -445,7 +435,7 @@ impl ImageBuilder {
 
     /// The manifest, the config and the layers that were given with their blobs.
     pub fn build(mut self) -> Image {
-        let config = self.config.take().unwrap_or_else(|| self.usual_config());
+        let config = self.config.take().unwrap_or_else(|| self.default_config());
         let config_descriptor = Descriptor::of_blob(&self.config_media_type, &config);
         let layers: Vec<_> = self.layers.iter().map(Descriptor::json).collect();
         let mut fields = vec![
@@ -460,20 +450,17 @@ impl ImageBuilder {
         if let Some(artifact_type) = &self.artifact_type {
             fields.insert(1, ("artifactType", text(artifact_type)));
         }
-        if let Some(subject) = &self.subject {
-            fields.push(("subject", subject.json()));
-        }
         if !self.annotations.is_empty() {
             fields.push(("annotations", map(&self.annotations)));
         }
         self.blobs.insert(config_descriptor.digest, config);
-        self.blobs.into_iter().fold(
-            Image::raw(self.media_type, document(&fields)),
-            |image, (digest, blob)| image.with_blob(&digest, blob),
-        )
+        Image {
+            blobs: self.blobs.into_iter().collect(),
+            ..Image::raw(self.media_type, document(&fields))
+        }
     }
 
-    fn usual_config(&self) -> Blob {
+    fn default_config(&self) -> Blob {
         let parts = self
             .platform
             .split('/')
@@ -493,7 +480,7 @@ impl ImageBuilder {
     }
 }
 
-/// A JSON document as Docker's tools lay it out: three spaces, keys in the order given.
+/// A JSON document as Docker's tools format it: indented by three spaces, with the fields in this order.
 fn document(fields: &[(&str, String)]) -> String {
     let fields: Vec<_> = fields
         .iter()

@@ -1,8 +1,8 @@
 //! Amazon SQS with FIFO queues, and the event source mapping with which Lambda polls them.
 //!
-//! No clock runs: a duplicate is known for ever, and a message that comes back can be received at once, its visibility
-//! timeout noted. SQS speaks AWS JSON 1.0, and names its errors twice: in `__type`, and as its older protocol did in a header,
-//! which SDKs prefer. MD5 sums are left out: the SDK for Rust doesn't look at them.
+//! There is no clock: duplicates are recognised until [`Sqs::forget_deduplication`], and a message that becomes visible again can be
+//! received at once, with its visibility timeout recorded. SQS speaks AWS JSON 1.0, and names its errors twice: in `__type`, and in
+//! a header as its older protocol did, which SDKs prefer. MD5 sums are left out, since the SDK for Rust ignores them.
 //! (Amazon SQS API reference; AWS Lambda developer guide, "Using Lambda with Amazon SQS")
 
 #[cfg(test)]
@@ -30,7 +30,7 @@ const BATCH_LIMIT: usize = 10;
 /// The longest visibility timeout, in seconds.
 const VISIBILITY_LIMIT: i64 = 43_200;
 
-/// All queues of one account. A queue is named by its name or by its URL.
+/// All queues of one account. Methods take a queue's name or its URL.
 #[derive(Clone)]
 pub struct Sqs {
     /// URL, request log and faults; the URL is the one for `AWS_ENDPOINT_URL_SQS`.
@@ -48,10 +48,10 @@ pub struct Message {
     /// The message attributes; all are strings.
     pub attributes: BTreeMap<String, String>,
     pub receive_count: u32,
-    /// In seconds, as `ChangeMessageVisibility` set it since the message was last received.
+    /// In seconds, as set by `ChangeMessageVisibility` since the message was last received.
     pub visibility_timeout: Option<i32>,
     sequence_number: String,
-    /// Of the last receive; `None` unless the message is in flight.
+    /// From the last receive; `None` unless the message is in flight.
     receipt_handle: Option<String>,
 }
 
@@ -60,8 +60,7 @@ struct State {
     url: String,
     queues: BTreeMap<String, Queue>,
     denied: BTreeSet<String>,
-    calls: BTreeMap<String, usize>,
-    /// Texts in bodies, and how many batch entries with them are still to fail.
+    /// Parts of bodies, and how many more batch entries with each will fail.
     failing: Vec<(String, usize)>,
     /// Messages accepted so far; makes each unique.
     issued: u64,
@@ -73,11 +72,11 @@ struct Queue {
     messages: Vec<Message>,
     /// Message id and sequence number by deduplication id.
     accepted: BTreeMap<String, (String, String)>,
-    /// The dead-letter queue, and after how many receives a message goes there.
+    /// The dead-letter queue, and after how many receives a message is moved to it.
     redrive: Option<(String, u32)>,
 }
 
-/// A message as it is sent.
+/// A message to be sent.
 struct Draft {
     body: String,
     group: String,
@@ -91,7 +90,7 @@ struct Refusal {
 }
 
 impl Sqs {
-    /// No queues to begin with.
+    /// Starts without queues.
     pub async fn start() -> Sqs {
         let state = Arc::new(Mutex::new(State::default()));
         let server = {
@@ -112,7 +111,7 @@ impl Sqs {
     }
 
     /// Creates a FIFO queue, whose name ends in `.fifo`, and returns its URL.
-    pub fn create_queue(&self, name: &str) -> String {
+    pub(crate) fn create_queue(&self, name: &str) -> String {
         assert!(
             name.ends_with(".fifo") && name.len() <= 80,
             "the name of a FIFO queue has at most 80 characters and ends in .fifo: {name:?}"
@@ -121,9 +120,9 @@ impl Sqs {
         self.queue_url(name)
     }
 
-    /// As [`Sqs::create_queue`]; a message received `max_receive_count` times goes to the queue `dead_letter_name`,
-    /// which must exist, in place of coming back.
-    pub fn create_queue_with_redrive(
+    /// As [`Sqs::create_queue`]. A message that fails after `max_receive_count` receives is moved to the queue `dead_letter_name`,
+    /// which must exist.
+    pub(crate) fn create_queue_with_redrive(
         &self,
         name: &str,
         dead_letter_name: &str,
@@ -137,32 +136,32 @@ impl Sqs {
         url
     }
 
-    /// The URL of a queue, there or not.
-    pub fn queue_url(&self, name: &str) -> String {
+    /// The URL of a queue, whether it exists or not.
+    pub(crate) fn queue_url(&self, name: &str) -> String {
         format!("{}/{ACCOUNT}/{name}", self.server.url())
     }
 
-    /// Sends a message as somebody else may, past permissions and faults, and returns its id.
+    /// Sends a message without a request, and so without permissions or faults, and returns its id.
     pub fn send(&self, queue: &str, group: &str, body: &str) -> String {
         let mut state = self.state();
         let draft = Draft {
             body: body.to_owned(),
             group: group.to_owned(),
-            deduplication_id: format!("somebody-else-{}", state.issued),
+            deduplication_id: format!("test-{}", state.issued),
             attributes: BTreeMap::new(),
         };
         state.send(last_segment(queue), draft).0
     }
 
-    /// What is in the queue, in flight or not, oldest first.
+    /// The messages in the queue, in flight or not, oldest first.
     pub fn messages(&self, queue: &str) -> Vec<Message> {
         self.state().queue(queue).messages.clone()
     }
 
-    /// Receives up to `size` (1 to 10) of the oldest messages, as Lambda does, and makes the event of them.
-    /// `Records` is empty if there is nothing to receive; Lambda would not invoke the function then.
+    /// Receives up to `size` (1 to 10) of the oldest messages, as Lambda does, and returns the event with them.
+    /// `Records` is empty if there is nothing to receive; then Lambda would not invoke the function.
     ///
-    /// While a message is in flight, so between this and [`Sqs::settle`], others of its group can't be received.
+    /// While a message is in flight, which is until [`Sqs::settle`], no other message of its group can be received.
     pub fn batch(&self, queue: &str, size: usize) -> Value {
         assert!(
             (1..=BATCH_LIMIT).contains(&size),
@@ -185,9 +184,9 @@ impl Sqs {
         json!({ "Records": records })
     }
 
-    /// What Lambda does with a batch when the function has replied, partial batch responses being on: deletes what is not
-    /// in `batchItemFailures`, and gives the rest back. An identifier that is empty, missing or not of this batch fails the
-    /// whole batch. A reply without failures is a success, be the list empty, null or missing.
+    /// Does with a batch what Lambda does when the function has replied and partial batch responses are enabled: deletes the
+    /// messages that are not in `batchItemFailures`, and makes the others visible again. An identifier that is empty, missing or
+    /// not of this batch fails the whole batch. An empty, null or missing list is a success.
     /// (AWS Lambda developer guide, "Handling errors for an SQS event source in Lambda")
     pub fn settle(&self, queue: &str, batch: &Value, reply: &Value) {
         let failed = failed_items(batch, reply);
@@ -196,19 +195,19 @@ impl Sqs {
         });
     }
 
-    /// What Lambda does with a batch when the invocation failed: gives back all of it.
-    pub fn return_batch(&self, queue: &str, batch: &Value) {
+    /// Does with a batch what Lambda does when the invocation failed: makes all messages visible again.
+    pub(crate) fn return_batch(&self, queue: &str, batch: &Value) {
         self.finish(queue, batch, |_| true);
     }
 
-    /// Takes duplicates for new messages, as after the deduplication interval of five minutes.
+    /// Accepts duplicates as new messages from now on, as after the deduplication interval of five minutes.
     pub fn forget_deduplication(&self) {
         for queue in self.state().queues.values_mut() {
             queue.accepted.clear();
         }
     }
 
-    /// From now on the caller has no permission for `action`: `SendMessage`, with or without a batch, or
+    /// From now on the caller has no permission for `action`: `SendMessage`, which includes `SendMessageBatch`, or
     /// `ChangeMessageVisibility`.
     pub fn deny(&self, action: &str) {
         self.state().denied.insert(action.to_owned());
@@ -219,12 +218,7 @@ impl Sqs {
         self.state().failing.push((body_part.to_owned(), times));
     }
 
-    /// How often `operation` was asked for, answered or refused.
-    pub fn calls(&self, operation: &str) -> usize {
-        self.state().calls.get(operation).copied().unwrap_or(0)
-    }
-
-    /// The fault of a caller that is too fast for SQS.
+    /// The answer to a caller that sends too many requests.
     pub fn throttling() -> Fault {
         let message = "Request is throttled.";
         let (headers, body) = error("RequestThrottled", message);
@@ -273,7 +267,7 @@ impl Sqs {
 }
 
 impl Message {
-    /// Puts the message in flight; returns the record that tells the function of it.
+    /// Puts the message in flight, and returns its record in the event.
     fn receive(&mut self, queue_arn: &str) -> Value {
         self.receive_count += 1;
         self.visibility_timeout = None;
@@ -311,7 +305,7 @@ impl Message {
     }
 }
 
-/// The ids of the messages that a reply calls failed; `None` if it fails the whole batch.
+/// The ids of the messages that failed according to a reply; `None` if it fails the whole batch.
 fn failed_items<'a>(batch: &Value, reply: &'a Value) -> Option<BTreeSet<&'a str>> {
     if !(reply.is_null() || reply.is_object()) {
         return None;
@@ -332,7 +326,7 @@ fn arn(queue: &str) -> String {
     format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{queue}")
 }
 
-/// The name of a queue that is given by its name or URL.
+/// The name of a queue, from its name or URL.
 fn last_segment(queue: &str) -> &str {
     queue.rsplit('/').next().unwrap_or(queue)
 }
@@ -348,12 +342,11 @@ fn answer(head: &Parts, body: &Bytes, state: &mut State) -> Reply {
             return refused(&refusal("UnknownOperationException", message));
         }
     };
-    *state.calls.entry(operation.to_owned()).or_default() += 1;
     if let Some((kind, message)) = frame_error(head, "sqs", CONTENT_TYPE) {
         return refused(&refusal(kind, message));
     }
     let Ok(input) = serde_json::from_slice::<Value>(body) else {
-        return refused(&refusal("SerializationException", "the body is no JSON"));
+        return refused(&refusal("SerializationException", "the body is not JSON"));
     };
     match state.call(operation, &input) {
         Ok(output) => {
@@ -371,7 +364,7 @@ impl State {
             let message = format!("The address {url} is not valid for this endpoint.");
             return Err(refusal("InvalidAddress", message));
         };
-        // IAM knows no actions for batches.
+        // IAM has no actions for batches.
         let action = operation.trim_end_matches("Batch");
         if self.denied.contains(action) {
             let action = format!("sqs:{}", action.to_lowercase());
@@ -391,7 +384,7 @@ impl State {
         }
     }
 
-    /// Message id and sequence number: of the earlier message, if this is a duplicate of one.
+    /// Returns message id and sequence number; those of the earlier message if this is a duplicate.
     fn send(&mut self, queue: &str, draft: Draft) -> (String, String) {
         let number = self.issued + 1;
         let queue = self.queue(queue);
@@ -523,7 +516,7 @@ impl State {
         Ok(json!({}))
     }
 
-    /// A queue that a test says is there, by name or URL.
+    /// A queue that the test created, by name or URL.
     fn queue(&mut self, queue: &str) -> &mut Queue {
         self.queues
             .get_mut(last_segment(queue))
@@ -583,7 +576,7 @@ impl Draft {
         Ok(draft)
     }
 
-    /// Bytes of the body and of names, types and values of the attributes.
+    /// Bytes of the body, and of the names, types and values of the attributes.
     fn size(&self) -> usize {
         let attributes = self.attributes.iter();
         let attribute_bytes: usize = attributes
@@ -593,7 +586,7 @@ impl Draft {
     }
 }
 
-/// Strings alone: nothing here needs numbers or bytes.
+/// Name and value of an attribute, which must be a string.
 fn attribute_of(name: &str, attribute: &Value) -> Result<(String, String), Refusal> {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let lower = name.to_lowercase();
@@ -618,12 +611,12 @@ fn attribute_of(name: &str, attribute: &Value) -> Result<(String, String), Refus
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// The characters that a message may hold: those of XML.
+/// Whether SQS allows this character in a message: those of XML.
 fn is_allowed(character: char) -> bool {
     matches!(character, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..)
 }
 
-/// A text that may not be empty.
+/// A field that must be a text, and not empty.
 fn text<'a>(input: &'a Value, name: &str) -> Result<&'a str, Refusal> {
     input[name]
         .as_str()
@@ -631,7 +624,7 @@ fn text<'a>(input: &'a Value, name: &str) -> Result<&'a str, Refusal> {
         .ok_or_else(|| missing(name))
 }
 
-/// The id of a group or for deduplication.
+/// A field with the id of a group or for deduplication.
 fn identifier<'a>(input: &'a Value, name: &str) -> Result<&'a str, Refusal> {
     let value = text(input, name)?;
     if value.len() > 128 || !value.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -677,7 +670,7 @@ fn error(kind: &str, message: &str) -> ([(&'static str, String); 2], String) {
     (headers, body.to_string())
 }
 
-/// What the older protocol calls an error.
+/// An error's code in the older protocol.
 fn query_code(kind: &str) -> String {
     match kind {
         "QueueDoesNotExist" => "AWS.SimpleQueueService.NonExistentQueue".to_owned(),

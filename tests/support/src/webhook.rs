@@ -1,8 +1,8 @@
-//! GitHub's deliveries as the function receives them, a signed payload inside an API Gateway event or a bare one inside
-//! EventBridge's, and the events of schedules.
+//! GitHub's deliveries as the function receives them, which is a signed payload inside an API Gateway event or an unsigned one inside
+//! an EventBridge event; and the events of schedules.
 //!
-//! The payloads have the fields of real `package` deliveries, oddities included: empty strings where an index has no config,
-//! the zero time, `CONTAINER` in upper case, the owner once in lower case and once as it is written.
+//! The payloads have the fields of real `package` deliveries with all their oddities: empty strings where an index has no config,
+//! the zero time, `CONTAINER` in upper case, the owner both in lower case and with its own case.
 
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -10,15 +10,13 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::function::{ACCOUNT, REGION};
+use crate::image::{DOCKER_CONFIG, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, OCI_INDEX};
 
-/// The media type of the manifests that [`Shape::Index`] speaks of.
-const INDEX_MEDIA_TYPE: &str = "application/vnd.oci.image.index.v1+json";
-const IMAGE_MEDIA_TYPE: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
 /// The value of `X-Hub-Signature-256`: HMAC-SHA256 of the raw body.
 /// (GitHub documentation, "Validating webhook deliveries")
-pub fn sign(secret: &str, body: &[u8]) -> String {
+fn sign(secret: &str, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     let code = hmac::sign(&key, body);
     code.as_ref()
@@ -28,12 +26,12 @@ pub fn sign(secret: &str, body: &[u8]) -> String {
         })
 }
 
-/// What kind of hook a payload comes from; they leave out different things.
+/// The kind of hook that a payload comes from, which decides what the payload leaves out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Shape {
     /// A repository's hook, an index from a build with attestations.
     Index,
-    /// A GitHub App: the wrapper is `registry_package` and the event's name too; a single Docker manifest.
+    /// A GitHub App's hook: the payload's field and the event are called `registry_package`; a single Docker manifest.
     RegistryPackage,
     /// An organisation's hook: no `repository`, `package_type`, `version` or `package_url`.
     Organization,
@@ -77,7 +75,7 @@ pub fn package_event_of(shape: Shape, owner: &str, name: &str, tag: &str, digest
             "url": format!("https://CONTAINER.pkg.github.com/{owner}"), "vendor": "GitHub Inc",
         },
     });
-    // The linked repository of the source code may be called otherwise than the package, and here is.
+    // The linked repository of the source code may have another name than the package, as here.
     let repository = json!({"id": 185882436, "name": "Source", "full_name": format!("{owner}/Source"), "private": true});
     let remove = |object: &mut Value, names: &[&str]| {
         let object = object.as_object_mut().expect("an object");
@@ -111,7 +109,7 @@ fn labels(shape: Shape, owner: &str, name: &str) -> Value {
     let mut all =
         json!({"org.opencontainers.image.source": source, "org.opencontainers.image.title": name});
     if shape == Shape::Index {
-        // A JSON text inside JSON, and attestations show as a platform.
+        // The value is a JSON text, and attestations appear as a platform.
         let platform = |architecture: &str, os: &str| json!({"digest": "", "architecture": architecture, "os": os});
         let platforms = [
             platform("amd64", "linux"),
@@ -130,19 +128,16 @@ fn labels(shape: Shape, owner: &str, name: &str) -> Value {
 fn manifest(shape: Shape, name: &str, digest: &str) -> Value {
     let (media_type, config, layers) = match shape {
         Shape::Index => (
-            INDEX_MEDIA_TYPE,
+            OCI_INDEX,
             json!({"digest": "", "media_type": "", "size": 0}),
             json!([]),
         ),
         _ => {
             let blob = |media_type: &str, size: u64| json!({"digest": format!("sha256:{size:064x}"), "media_type": media_type, "size": size});
             (
-                IMAGE_MEDIA_TYPE,
-                blob("application/vnd.docker.container.image.v1+json", 1469),
-                json!([blob(
-                    "application/vnd.docker.image.rootfs.diff.tar.gzip",
-                    2807
-                )]),
+                DOCKER_MANIFEST,
+                blob(DOCKER_CONFIG, 1469),
+                json!([blob(DOCKER_LAYER_GZIP, 2807)]),
             )
         }
     };
@@ -152,7 +147,7 @@ fn manifest(shape: Shape, name: &str, digest: &str) -> Value {
     })
 }
 
-/// The name of the event that goes with a shape, the value of `X-GitHub-Event`.
+/// The name of a shape's event, the value of `X-GitHub-Event`.
 pub fn event_name(shape: Shape) -> &'static str {
     if shape == Shape::RegistryPackage {
         "registry_package"
@@ -214,7 +209,7 @@ pub fn in_base64(mut event: Value) -> Value {
     event
 }
 
-/// An event as EventBridge passes it on. A GitHub delivery has its payload as `detail`, and the event's name as `detail_type`.
+/// An event as EventBridge passes it on. For a GitHub delivery, `detail` is the payload and `detail_type` the event's name.
 /// (AWS documentation, "Receiving SaaS events from AWS Lambda function URLs in Amazon EventBridge")
 pub fn eventbridge(source: &str, detail_type: &str, detail: Value) -> Value {
     json!({
@@ -223,7 +218,7 @@ pub fn eventbridge(source: &str, detail_type: &str, detail: Value) -> Value {
     })
 }
 
-/// What a scheduled rule of EventBridge sends.
+/// The event of a scheduled rule of EventBridge.
 pub fn scheduled_rule() -> Value {
     let mut event = eventbridge("aws.events", "Scheduled Event", json!({}));
     event["resources"] = json!([format!(
@@ -232,7 +227,7 @@ pub fn scheduled_rule() -> Value {
     event
 }
 
-/// What EventBridge Scheduler sends to a target without an input of its own: `detail` is a text.
+/// The event of EventBridge Scheduler for a target without an input of its own: `detail` is a text.
 pub fn scheduler() -> Value {
     let mut event = eventbridge("aws.scheduler", "Scheduled Event", json!("{}"));
     let schedule = format!("arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule/default/ghcr-to-ecr");
@@ -275,89 +270,11 @@ fn headers(event_name: &str, body: &str, secret: &str) -> Vec<(&'static str, Str
 mod tests {
     use super::*;
 
-    const SECRET: &str = "It's a Secret to Everybody";
-    const DIGEST: &str = "sha256:3da1996a8115d7616457760d9920b815241d0a03b34cf5f04e9a0e9d8de37498";
-
-    /// The vector that GitHub's documentation publishes.
+    /// The vector in GitHub's documentation.
     #[test]
     fn the_signature_is_githubs() {
         let expected = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
-        assert_eq!(sign(SECRET, b"Hello, World!"), expected);
-    }
-
-    #[test]
-    fn shapes_leave_out_what_their_hooks_leave_out() {
-        let read = |shape| -> Value {
-            serde_json::from_str(&package_event_of(
-                shape, "Acme", "team/api", "1.2.3", DIGEST,
-            ))
-            .expect("JSON")
-        };
-        let index = read(Shape::Index);
-        assert_eq!(index["package"]["namespace"], "acme");
-        assert_eq!(index["package"]["owner"]["login"], "Acme");
-        assert_eq!(
-            index["package"]["package_version"]["package_url"],
-            "ghcr.io/acme/team/api:1.2.3"
-        );
-        assert!(read(Shape::RegistryPackage)["registry_package"]["name"].is_string());
-        let organization = read(Shape::Organization);
-        assert!(
-            organization["repository"].is_null()
-                && organization["package"]["package_type"].is_null()
-        );
-        assert_eq!(
-            organization["package"]["package_version"]["container_metadata"]["tag"]["name"],
-            "1.2.3"
-        );
-        let untagged = read(Shape::Untagged);
-        assert_eq!(
-            untagged["package"]["package_version"]["package_url"],
-            "ghcr.io/acme/team/api:"
-        );
-    }
-
-    #[test]
-    fn both_payload_formats_carry_the_same_body_and_signature() {
-        let body = package_event("acme", "api", "1.2.3", DIGEST);
-        let new = api_gateway_v2("package", &body, SECRET);
-        let old = api_gateway_v1("package", &body, SECRET);
-        assert_eq!(
-            new["headers"]["x-hub-signature-256"],
-            sign(SECRET, body.as_bytes())
-        );
-        assert_eq!(
-            old["headers"]["X-Hub-Signature-256"],
-            new["headers"]["x-hub-signature-256"]
-        );
-        assert_eq!(
-            old["multiValueHeaders"]["X-GitHub-Event"],
-            json!(["package"])
-        );
-        let encoded = in_base64(new);
-        assert_eq!(
-            STANDARD
-                .decode(encoded["body"].as_str().expect("text"))
-                .expect("base64"),
-            body.as_bytes()
-        );
-        assert_eq!(encoded["isBase64Encoded"], true);
-    }
-
-    #[test]
-    fn schedules_differ_in_source_and_in_the_type_of_their_detail() {
-        let (rule, schedule) = (scheduled_rule(), scheduler());
-        assert_eq!(
-            (&rule["source"], &rule["detail"]),
-            (&json!("aws.events"), &json!({}))
-        );
-        assert_eq!(
-            (&schedule["source"], &schedule["detail"]),
-            (&json!("aws.scheduler"), &json!("{}"))
-        );
-        assert_eq!(rule["detail-type"], schedule["detail-type"]);
-        let delivery = eventbridge("github.com", "package", json!({"action": "published"}));
-        assert_eq!(delivery["detail-type"], "package");
-        assert_eq!(delivery["detail"]["action"], "published");
+        let secret = "It's a Secret to Everybody";
+        assert_eq!(sign(secret, b"Hello, World!"), expected);
     }
 }

@@ -1,15 +1,14 @@
-//! A demonstration that anybody can run: the real function copies an image of real size between
-//! local servers.
+//! A demonstration: the real function copies an image of realistic size between local servers.
 //!
 //! ```text
 //! cargo build --release
 //! cargo run --release -p support --bin demo -- target/release/bootstrap
 //! ```
 //!
-//! It sends three deliveries: one for a pushed image, the same again, and one that somebody else
-//! signed. What each should come to is checked, and anything else ends the demonstration with an
-//! error. The deliveries are files in `events/`, signed with [`WEBHOOK_SECRET`];
-//! `demo --write-events` writes them anew when the image in here changes.
+//! It sends three deliveries: one for a pushed image, the same again, and one with a forged signature.
+//! It checks the result of each, and ends with an error if one is not as expected. The deliveries are
+//! files in `events/`, signed with [`WEBHOOK_SECRET`]; `demo --write-events` writes them again when
+//! the image below has changed.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::path::{Path, PathBuf};
@@ -31,10 +30,10 @@ const PUSHED: &str = "package-published.apigw.json";
 const FORGED: &str = "bad-signature.apigw.json";
 const DIRECT: &str = "direct.json";
 
-/// The longest the copy may take before it counts as hung.
+/// A copy that takes longer counts as hung.
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Columns of the text.
+/// The width of the text, in columns.
 const WIDTH: usize = 80;
 
 #[tokio::main]
@@ -58,7 +57,7 @@ async fn run(binary: &Path) -> Result<(), String> {
     if !binary.is_file() {
         let path = binary.display();
         return Err(format!(
-            "{path} is not there; `cargo build --release` makes it"
+            "{path} does not exist; `cargo build --release` builds it"
         ));
     }
     let image = image();
@@ -66,7 +65,7 @@ async fn run(binary: &Path) -> Result<(), String> {
     deployment.push("acme/api", TAG, &image);
 
     let (size, manifests) = (mebibytes(image.blob_bytes()), image.manifests.len());
-    println!("The real function, with local servers in place of GHCR, ECR and AWS\n");
+    println!("The real function, with local servers instead of GHCR, ECR and AWS\n");
     line("image", SOURCE);
     line(
         "holds",
@@ -82,7 +81,7 @@ async fn run(binary: &Path) -> Result<(), String> {
     line("destination", &format!("{REPOSITORY}:{TAG}"));
 
     match scenes(&deployment, &image).await {
-        Ok(()) => println!("\nAll three ended as they should."),
+        Ok(()) => println!("\nAll three ended as expected."),
         Err(reason) => {
             return Err(format!(
                 "{reason}\n\nThe function's log:\n{}",
@@ -99,7 +98,7 @@ async fn scenes(deployment: &Deployment, image: &Image) -> Result<(), String> {
     denied(deployment, image).await
 }
 
-/// The push: everything moves, and both registries name the same digest.
+/// The push: the whole image is copied, and both registries have the same digest.
 async fn copied(deployment: &Deployment, image: &Image) -> Result<(), String> {
     heading("1. An image was pushed", PUSHED);
     let cpu_time = deployment.function.cpu_time();
@@ -167,7 +166,7 @@ async fn copied(deployment: &Deployment, image: &Image) -> Result<(), String> {
     Ok(())
 }
 
-/// The same delivery again: two requests tell that there is nothing to do.
+/// The same delivery again: two requests show that there is nothing to do.
 async fn current(deployment: &Deployment, image: &Image) -> Result<(), String> {
     heading("2. The same delivery again", PUSHED);
     let answer = deliver(deployment, PUSHED, image, 0).await?;
@@ -201,9 +200,9 @@ async fn current(deployment: &Deployment, image: &Image) -> Result<(), String> {
     Ok(())
 }
 
-/// Somebody else's signature: refused before any registry is asked anything.
+/// A forged signature: refused before any request to a registry.
 async fn denied(deployment: &Deployment, image: &Image) -> Result<(), String> {
-    heading("3. A delivery that somebody else signed", FORGED);
+    heading("3. A delivery with a forged signature", FORGED);
     let answer = deliver(deployment, FORGED, image, 0).await?;
     check(
         json!({
@@ -228,7 +227,7 @@ async fn denied(deployment: &Deployment, image: &Image) -> Result<(), String> {
     Ok(())
 }
 
-/// What came of a delivery: the reply, and what the servers saw of it.
+/// The result of a delivery: the reply, and the requests that reached the servers.
 struct Answer {
     status: Value,
     report: Value,
@@ -241,7 +240,7 @@ struct Answer {
 }
 
 impl Answer {
-    /// The requests that the servers saw, as a report counts them.
+    /// The requests that reached the servers, as a report counts them.
     fn requests(&self) -> Value {
         json!({"source": self.ghcr + self.storage, "destination": self.ecr})
     }
@@ -317,7 +316,7 @@ fn blob_bytes_received(deployment: &Deployment) -> u64 {
         .sum()
 }
 
-/// Fails with every field that is not as expected.
+/// Fails with a list of the fields that are not as expected.
 fn check(found: Value, expected: Value) -> Result<(), String> {
     let wrong: Vec<String> = expected
         .as_object()
@@ -333,7 +332,7 @@ fn check(found: Value, expected: Value) -> Result<(), String> {
     }
 }
 
-/// A bar that is redrawn on a terminal; elsewhere a line for each quarter.
+/// On a terminal a bar that is redrawn, elsewhere a line for each quarter.
 struct Progress {
     expected_bytes: u64,
     terminal: bool,
@@ -364,7 +363,7 @@ impl Progress {
             let filled = (CELLS * received / expected).min(CELLS);
             let bar = "█".repeat(filled as usize) + &"░".repeat((CELLS - filled) as usize);
             print!("\r  {bar}  {amounts}");
-            // Progress that can't be shown is no reason to fail.
+            // If progress can't be shown, the demonstration goes on.
             let _ = stdout().flush();
         } else if received * 4 / expected > quarters {
             self.quarters = received * 4 / expected;
@@ -384,7 +383,7 @@ fn heading(title: &str, file: &str) {
     println!("\n{title}\n   events/{file}\n");
 }
 
-/// A name and a text, which is broken between words where the line is full.
+/// Prints a name and a text, wrapped between words.
 fn line(name: &str, text: &str) {
     const INDENT: usize = 15;
     let mut used = INDENT;
@@ -404,7 +403,7 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / MEBIBYTE as f64)
 }
 
-/// The image that the demonstration copies. Its digest stands in the event files.
+/// The image that the demonstration copies. The event files contain its digest.
 fn image() -> Image {
     let layers =
         |seed: u64| [48, 24, 8].map(|size| Blob::pseudorandom(seed + size, size * MEBIBYTE));
@@ -427,7 +426,7 @@ fn read_event(file: &str, image: &Image) -> Result<Value, String> {
         .is_none_or(|body| !body.contains(&image.top))
     {
         return Err(format!(
-            "events/{file} is for another image; `demo --write-events` renews it"
+            "events/{file} is for another image; `demo --write-events` writes it again"
         ));
     }
     Ok(event)

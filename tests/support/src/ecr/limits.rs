@@ -1,4 +1,4 @@
-//! Request rates: a token bucket for each API action, as ECR's service quotas have them.
+//! Request rates: a token bucket for each API action.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Refusal;
 use crate::http;
 
-/// Requests per second of the actions that a push consists of, in an account that has not asked for more.
+/// Requests per second of the actions of a push, in an account without raised quotas.
 /// (ECR user guide, "Amazon ECR service quotas")
 pub(super) const DEFAULT_QUOTAS: [(&str, u32); 6] = [
     ("BatchCheckLayerAvailability", 1000),
@@ -17,22 +17,22 @@ pub(super) const DEFAULT_QUOTAS: [(&str, u32); 6] = [
     ("UploadLayerPart", 500),
 ];
 
-/// The actions that are limited; the others are not.
+/// The actions with a limit, and their buckets.
 #[derive(Default)]
 pub(super) struct Limits(BTreeMap<String, Bucket>);
 
-/// Holds as many tokens as may be spent in one `period`, and is full at first. How full it is follows from when it would be full
-/// again if nobody took anything more.
+/// Holds as many tokens as may be spent in one `period`, and is full at first.
 struct Bucket {
     period: Duration,
-    /// The time in which one token comes back.
+    /// The time in which one token is added.
     interval: Duration,
+    /// When it would be full again if no more tokens were taken. How many it holds now follows from that.
     full_at: Instant,
     refused: u64,
 }
 
 impl Limits {
-    /// From now on `action` may be asked for `requests` times in each `period`; at least once.
+    /// From now on `action` may be requested `requests` times in each `period`; at least once.
     pub(super) fn set(&mut self, action: &str, requests: u32, period: Duration, now: Instant) {
         let bucket = Bucket {
             period,
@@ -43,7 +43,7 @@ impl Limits {
         self.0.insert(action.to_owned(), bucket);
     }
 
-    /// Takes a token for each of `actions`, or none, and then counts a refusal for those whose bucket is empty.
+    /// Takes a token for each of `actions`; or takes none, and counts a refusal for each whose bucket is empty.
     pub(super) fn admit(&mut self, actions: &[&str], now: Instant) -> Result<(), Refusal> {
         let mut is_refused = false;
         for (_, bucket) in self.of(actions) {
@@ -96,27 +96,10 @@ mod tests {
         let start = Instant::now();
         let mut limits = Limits::default();
         limits.set("PutImage", 10, SECOND, start);
-        assert_eq!(admitted(&mut limits, &["PutImage"], start, 12), 10);
-        assert_eq!(limits.refused("PutImage"), 2);
-        let almost = start + Duration::from_millis(99);
-        assert_eq!(admitted(&mut limits, &["PutImage"], almost, 1), 0);
-        let later = start + Duration::from_millis(300);
-        assert_eq!(admitted(&mut limits, &["PutImage"], later, 12), 3);
-        let idle = start + 60 * SECOND;
-        assert_eq!(admitted(&mut limits, &["PutImage"], idle, 12), 10);
-        assert_eq!(admitted(&mut limits, &["ListImages"], idle, 12), 12);
-    }
-
-    #[test]
-    fn a_request_of_two_actions_takes_both_or_neither() {
-        let now = Instant::now();
-        let mut limits = Limits::default();
-        limits.set("UploadLayerPart", 3, SECOND, now);
-        limits.set("CompleteLayerUpload", 1, SECOND, now);
-        let both = ["UploadLayerPart", "CompleteLayerUpload"];
-        assert_eq!(admitted(&mut limits, &both, now, 5), 1);
-        assert_eq!(limits.refused("CompleteLayerUpload"), 4);
-        assert_eq!(limits.refused("UploadLayerPart"), 0);
-        assert_eq!(admitted(&mut limits, &["UploadLayerPart"], now, 5), 2);
+        for (milliseconds, tokens) in [(0, 10), (99, 0), (300, 3), (60_000, 10)] {
+            let now = start + Duration::from_millis(milliseconds);
+            assert_eq!(admitted(&mut limits, &["PutImage"], now, 12), tokens);
+        }
+        assert_eq!(limits.refused("PutImage"), 2 + 12 + 9 + 2);
     }
 }

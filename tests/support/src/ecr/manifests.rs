@@ -1,4 +1,4 @@
-//! Manifests: what a PUT has to fulfil, and reading back.
+//! Manifests: what ECR demands of one that is pushed, and reading them back.
 
 use bytes::Bytes;
 use hyper::http::request::Parts;
@@ -6,19 +6,24 @@ use serde_json::Value;
 
 use super::{Refusal, Repository, State, TagWrite, is_digest, unsupported};
 use crate::http::{self, Reply};
-use crate::image::{DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, StoredManifest};
+use crate::image::{
+    DOCKER_FOREIGN_LAYER, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, StoredManifest,
+};
 
-/// The largest manifest that ECR takes (service model of `PutImage`).
+/// The largest manifest that ECR accepts (service model of `PutImage`).
 pub(super) const MANIFEST_LIMIT_BYTES: usize = 4_194_304;
 
-/// A manifest by tag or digest. The real service translates between OCI and Docker when `Accept` lacks the stored type, which
-/// changes the digest; here that is refused, since a client that compares digests must never let it happen.
-pub(super) fn get(head: &Parts, name: &str, reference: &str, state: &State) -> Reply {
-    let repository = &state.repositories[name];
-    let digest = repository
-        .tags
-        .get(reference)
-        .map_or(reference, String::as_str);
+/// Answers with a manifest by tag or digest. When `Accept` lacks the stored type, the real service translates between OCI and
+/// Docker, which changes the digest. A client that compares digests must never let that happen, so here it is refused.
+pub(super) fn get(head: &Parts, name: &str, reference: &str, state: &mut State) -> Reply {
+    let repository = state
+        .repositories
+        .get_mut(name)
+        .expect("an admitted repository");
+    let tagged = repository
+        .lags
+        .read(reference, repository.tags.get(reference));
+    let digest = tagged.as_deref().unwrap_or(reference);
     let Some(manifest) = repository.manifests.get(digest) else {
         return http::oci_error(404, "MANIFEST_UNKNOWN", "Requested image not found");
     };
@@ -44,10 +49,20 @@ pub(super) fn get(head: &Parts, name: &str, reference: &str, state: &State) -> R
     http::reply(200, &headers, manifest.bytes.clone())
 }
 
+/// Layers of these types need not be uploaded (ECR user guide, on Windows foreign layers). A layer of any other type must be in the
+/// repository, even if its descriptor has `urls`.
+const NON_DISTRIBUTABLE_MEDIA_TYPES: [&str; 5] = [
+    DOCKER_FOREIGN_LAYER,
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+];
+
 const IMAGE_MEDIA_TYPES: [&str; 2] = [OCI_MANIFEST, DOCKER_MANIFEST];
 const INDEX_MEDIA_TYPES: [&str; 2] = [OCI_INDEX, DOCKER_LIST];
 
-/// Stores a manifest that ECR would take.
+/// Stores a manifest if ECR would accept it.
 pub(super) fn put(
     head: &Parts,
     bytes: Bytes,
@@ -84,7 +99,7 @@ pub(super) fn put(
             "The media type of the manifest and of the request differ",
         ));
     }
-    // Seen with `artifactType: application/vnd.dev.sigstore.bundle+json;version=0.2` (aws/containers-roadmap, issue 2306).
+    // Observed with `artifactType: application/vnd.dev.sigstore.bundle+json;version=0.2` (aws/containers-roadmap, issue 2306).
     if media_types(&value).any(|it| it.contains(';')) {
         return Err(constraint("Invalid media type"));
     }
@@ -131,7 +146,8 @@ pub(super) fn put(
 
     repository.manifests.insert(digest.clone(), manifest);
     if !by_digest {
-        repository.tags.insert(reference.to_owned(), digest.clone());
+        let before = repository.tags.insert(reference.to_owned(), digest.clone());
+        repository.lags.note_write(reference, before.as_ref());
         let missing = repository.missing_from(&digest);
         let (repository, tag) = (name.to_owned(), reference.to_owned());
         state.tag_writes.push(TagWrite {
@@ -141,7 +157,7 @@ pub(super) fn put(
             missing,
         });
     }
-    // No Location: the real service sends none here, although the specification asks for it.
+    // The real service sends no `Location` here, although the specification demands one.
     let mut headers = vec![("docker-content-digest", digest)];
     if let Some(subject) = value["subject"]["digest"].as_str() {
         headers.push(("oci-subject", subject.to_owned()));
@@ -158,7 +174,7 @@ impl Repository {
         }
     }
 
-    /// Everything that `digest` reaches, itself included, and that is not here. Empty: the image is whole.
+    /// Which of the digests that `digest` reaches, itself included, are missing. The image is whole if none is.
     pub fn missing_from(&self, digest: &str) -> Vec<String> {
         let Some(manifest) = self.manifests.get(digest) else {
             return vec![digest.to_owned()];
@@ -174,25 +190,26 @@ impl Repository {
     }
 }
 
-/// Digests that a manifest needs beside it: config and layers, or child manifests. Layers that may live elsewhere (`urls`) and
-/// the subject, which may come later, are left out.
-pub(super) fn references(manifest: &StoredManifest) -> impl Iterator<Item = String> + use<> {
-    let value: Value = serde_json::from_slice(&manifest.bytes).unwrap_or_default();
-    let list = |name: &str| value[name].as_array().cloned().unwrap_or_default();
-    let descriptors = [
-        vec![value["config"].clone()],
-        list("layers"),
-        list("manifests"),
-    ]
-    .concat();
-    let here = |descriptor: &Value| descriptor["urls"].as_array().is_none_or(Vec::is_empty);
-    descriptors
-        .into_iter()
-        .filter(here)
+/// The digests that must be in the repository before the manifest: config and layers, or child manifests; not the subject, which
+/// may be pushed later, nor non-distributable layers.
+fn references(manifest: &StoredManifest) -> impl Iterator<Item = String> + use<> {
+    let mut value: Value = serde_json::from_slice(&manifest.bytes).unwrap_or_default();
+    let config = value["config"].take();
+    let lists = ["layers", "manifests"].map(|name| match value[name].take() {
+        Value::Array(descriptors) => descriptors,
+        _ => Vec::new(),
+    });
+    let is_needed = |descriptor: &Value| {
+        let media_type = descriptor["mediaType"].as_str().unwrap_or_default();
+        !NON_DISTRIBUTABLE_MEDIA_TYPES.contains(&media_type)
+    };
+    std::iter::once(config)
+        .chain(lists.into_iter().flatten())
+        .filter(is_needed)
         .filter_map(|descriptor| Some(descriptor["digest"].as_str()?.to_owned()))
 }
 
-/// Every media type written in a manifest, wherever it stands.
+/// Every `mediaType` and `artifactType` of a manifest, at any depth.
 fn media_types(value: &Value) -> Box<dyn Iterator<Item = &str> + '_> {
     match value {
         Value::Object(fields) => Box::new(fields.iter().flat_map(|(name, value)| match value {

@@ -1,4 +1,4 @@
-//! Blob uploads: sessions, streaming, commit under a digest, and mounting.
+//! Blob uploads: a session, the blob in one PUT, and commit under its digest.
 
 use std::sync::Mutex;
 
@@ -9,52 +9,20 @@ use hyper::http::request::Parts;
 
 use super::{
     KEPT_BLOB_BYTES, Refusal, State, StoredBlob, Upload, UploadLocation, after, is_digest,
-    manifests,
 };
 use crate::http::{self, Reply, RequestBody, lock};
 use crate::image;
 
-/// Smallest part of a multi-part upload, but for the last (ECR quotas).
-const PART_MINIMUM_BYTES: u64 = 5 * 1024 * 1024;
-
-/// What ECR answers to every PATCH, however much it has received (aws/containers-roadmap, issue 2831).
-pub(super) const STUCK_RANGE: &str = "0-10485759";
-
-/// An upload session.
+/// An upload session, which takes one body.
 pub(super) struct Session {
     pub(super) upload: Upload,
-    hash: Option<Context>,
-    kept: Option<Vec<u8>>,
-    /// Length of the last part, or `u64::MAX` before there is one.
-    last_part_bytes: u64,
-    /// True while a body arrives, and for good if it breaks off.
+    /// Set while a body arrives, and for good if it breaks off.
     broken: bool,
     finished: bool,
 }
 
-/// Answers POST: mounts a blob, or opens a session.
+/// Answers POST: opens a session. A request to mount a blob gets one too, as in an account that did not enable `BLOB_MOUNTING`.
 pub(super) fn open(head: &Parts, name: &str, state: &mut State) -> Reply {
-    let parameters = http::query(&head.uri.to_string());
-    if let (Some(digest), Some(from)) = (parameters.get("mount"), parameters.get("from"))
-        && state.mounting
-        && let Some(blob) = mountable(state, from, digest)
-    {
-        state
-            .repositories
-            .get_mut(name)
-            .expect("an admitted repository")
-            .blobs
-            .insert(digest.clone(), blob);
-        let location = format!("/v2/{name}/blobs/{digest}");
-        return http::reply(
-            201,
-            &[
-                ("location", location),
-                ("docker-content-digest", digest.clone()),
-            ],
-            "",
-        );
-    }
     let id = state.sessions.len();
     state.sessions.push(Session {
         upload: Upload {
@@ -62,9 +30,6 @@ pub(super) fn open(head: &Parts, name: &str, state: &mut State) -> Reply {
             received_bytes: 0,
             committed: None,
         },
-        hash: Some(Context::new(&SHA256)),
-        kept: Some(Vec::new()),
-        last_part_bytes: u64::MAX,
         broken: false,
         finished: false,
     });
@@ -90,96 +55,33 @@ pub(super) fn open(head: &Parts, name: &str, state: &mut State) -> Reply {
     )
 }
 
-/// ECR mounts a blob only from a repository that has a committed manifest with it ("Blob mounting in Amazon ECR").
-fn mountable(state: &State, from: &str, digest: &str) -> Option<StoredBlob> {
-    let source = state.repositories.get(from)?;
-    let committed = source
-        .manifests
-        .values()
-        .any(|manifest| manifests::references(manifest).any(|reference| reference == digest));
-    source.blobs.get(digest).filter(|_| committed).cloned()
-}
-
-/// Why a session can't take (more) bytes, or its place in the list.
+/// The position of a session in the list, or why it can't take a body.
 fn session_index(head: &Parts, name: &str, id: &str, state: &State) -> Result<usize, Refusal> {
-    let unknown = || {
-        Box::new(http::oci_error(
-            404,
-            "BLOB_UPLOAD_UNKNOWN",
-            "Upload not found",
-        ))
-    };
+    let refusal = |status, code, message: &str| Box::new(http::oci_error(status, code, message));
+    let unknown = || refusal(404, "BLOB_UPLOAD_UNKNOWN", "Upload not found");
     let index: usize = id.parse().map_err(|_| unknown())?;
     let session = state
         .sessions
         .get(index)
-        .filter(|it| it.upload.repository == name)
+        .filter(|it| it.upload.repository == name && !it.finished)
         .ok_or_else(unknown)?;
     let query = http::query(&head.uri.to_string());
     if state.upload_location == UploadLocation::WithQuery
         && query.get("_state").is_none_or(|it| it != id)
     {
-        return Err(Box::new(http::oci_error(
-            400,
-            "BLOB_UPLOAD_INVALID",
-            "the query of the upload's location is missing",
-        )));
+        let message = "the query of the upload's location is missing";
+        return Err(refusal(400, "BLOB_UPLOAD_INVALID", message));
     }
-    if session.finished {
-        return Err(unknown());
-    }
-    let start = head
-        .headers
-        .get("content-range")
-        .and_then(|range| range.to_str().ok()?.split_once('-')?.0.parse().ok());
-    let received = session.upload.received_bytes;
-    if session.broken || start.is_some_and(|start: u64| start != received) {
-        let start = start.unwrap_or(0);
-        let message = format!("First byte of the layer part is {start} instead of {received}");
-        return Err(Box::new(http::oci_error(
-            416,
-            "BLOB_UPLOAD_INVALID",
-            &message,
-        )));
+    if session.broken {
+        let received = session.upload.received_bytes;
+        let message = format!("First byte of the layer part is 0 instead of {received}");
+        return Err(refusal(416, "BLOB_UPLOAD_INVALID", &message));
     }
     Ok(index)
 }
 
-/// Streams a body into a session. False if the body broke off; the session is lost then.
-async fn receive(mut body: RequestBody, index: usize, state: &Mutex<State>) -> bool {
-    let mut part = 0;
-    let mut hash = {
-        let session = &mut lock(state).sessions[index];
-        session.broken = true;
-        session
-            .hash
-            .take()
-            .expect("a session that is not broken has its hash")
-    };
-    while let Some(frame) = body.frame().await {
-        let Ok(frame) = frame else { return false };
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        hash.update(&data);
-        part += data.len() as u64;
-        let session = &mut lock(state).sessions[index];
-        session.upload.received_bytes += data.len() as u64;
-        if session.upload.received_bytes > KEPT_BLOB_BYTES {
-            session.kept = None;
-        } else if let Some(kept) = &mut session.kept {
-            kept.extend_from_slice(&data);
-        }
-    }
-    let session = &mut lock(state).sessions[index];
-    session.hash = Some(hash);
-    session.broken = false;
-    session.last_part_bytes = part;
-    true
-}
-
-/// Answers PATCH.
-pub(super) async fn receive_part(
+/// Answers PUT: receives the blob, and commits it if it has the announced digest.
+pub(super) async fn receive(
     head: &Parts,
     body: RequestBody,
     name: &str,
@@ -191,89 +93,67 @@ pub(super) async fn receive_part(
         Ok(index) => index,
         Err(refusal) => return after(body, *refusal).await,
     };
-    // The last part of all may be small, so a part is judged when the next one arrives.
-    if lock(state).sessions[index].last_part_bytes < PART_MINIMUM_BYTES {
-        let message = "LayerPartTooSmallException: layer parts must be at least 5 MiB in size";
-        return after(body, http::oci_error(400, "BLOB_UPLOAD_INVALID", message)).await;
+    if !head.headers.contains_key("content-length")
+        && !head.headers.contains_key("transfer-encoding")
+    {
+        let message = "Content-Length or Transfer-Encoding is required";
+        return http::oci_error(411, "SIZE_INVALID", message);
     }
-    if !receive(body, index, state).await {
-        return http::oci_error(400, "BLOB_UPLOAD_INVALID", "the request broke off");
-    }
-    let location = format!("/v2/{name}/blobs/uploads/{id}");
-    // 201 instead of the specification's 202 was seen by several clients.
-    http::reply(
-        201,
-        &[("location", location), ("range", STUCK_RANGE.to_owned())],
-        "",
-    )
-}
-
-/// Answers PUT: receives a body, which may be the whole blob, and commits.
-pub(super) async fn receive_last(
-    head: &Parts,
-    body: RequestBody,
-    name: &str,
-    id: &str,
-    state: &Mutex<State>,
-) -> Reply {
-    let index = session_index(head, name, id, &lock(state));
-    let index = match index {
-        Ok(index) => index,
-        Err(refusal) => return after(body, *refusal).await,
+    let expected = http::query(&head.uri.to_string()).remove("digest");
+    let Some(expected) = expected.filter(|digest| is_digest(digest)) else {
+        let refusal = http::oci_error(400, "DIGEST_INVALID", "Invalid digest format");
+        return after(body, refusal).await;
     };
-    let announced = head.headers.contains_key("content-length")
-        || head.headers.contains_key("transfer-encoding");
-    if !announced {
-        return http::oci_error(
-            411,
-            "SIZE_INVALID",
-            "Content-Length or Transfer-Encoding is required",
-        );
-    }
-    let wanted = http::query(&head.uri.to_string())
-        .remove("digest")
-        .unwrap_or_default();
-    if !is_digest(&wanted) {
-        return after(
-            body,
-            http::oci_error(400, "DIGEST_INVALID", "Invalid digest format"),
-        )
-        .await;
-    }
-    if !receive(body, index, state).await {
+    let Some((digest, bytes)) = store(body, index, state).await else {
         return http::oci_error(400, "BLOB_UPLOAD_INVALID", "the request broke off");
-    }
+    };
 
     let mut state = lock(state);
     let session = &mut state.sessions[index];
     session.finished = true;
     let length = session.upload.received_bytes;
-    let hash = session
-        .hash
-        .take()
-        .expect("a session that is not broken has its hash");
     if length == 0 {
         let message =
             "EmptyUploadException: The specified layer upload does not contain any layer parts";
         return http::oci_error(400, "BLOB_UPLOAD_INVALID", message);
     }
-    if image::finish(hash) != wanted {
+    if digest != expected {
         let message = "None of the provided layer digests match the calculated layer digest";
         return http::oci_error(400, "BLOB_UPLOAD_INVALID", message);
     }
-    session.upload.committed = Some(wanted.clone());
-    let bytes = session.kept.take().map(Bytes::from);
+    session.upload.committed = Some(digest.clone());
     let repository = state
         .repositories
         .get_mut(name)
         .expect("an admitted repository");
-    repository
-        .blobs
-        .insert(wanted.clone(), StoredBlob { length, bytes });
-    let location = format!("/v2/{name}/blobs/{wanted}");
-    http::reply(
-        201,
-        &[("location", location), ("docker-content-digest", wanted)],
-        "",
-    )
+    let blob = StoredBlob { length, bytes };
+    repository.blobs.insert(digest.clone(), blob);
+    let location = format!("/v2/{name}/blobs/{digest}");
+    let headers = [("location", location), ("docker-content-digest", digest)];
+    http::reply(201, &headers, "")
+}
+
+/// Receives a body, and returns its digest, and its bytes if there are no more than [`KEPT_BLOB_BYTES`]. `None` if the body broke
+/// off: then the session can't be used any more.
+async fn store(
+    mut body: RequestBody,
+    index: usize,
+    state: &Mutex<State>,
+) -> Option<(String, Option<Bytes>)> {
+    lock(state).sessions[index].broken = true;
+    let mut hash = Context::new(&SHA256);
+    let mut kept = Some(Vec::new());
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.ok()?.into_data() else {
+            continue;
+        };
+        hash.update(&data);
+        if let Some(bytes) = &mut kept {
+            bytes.extend_from_slice(&data);
+        }
+        kept = kept.filter(|bytes| bytes.len() as u64 <= KEPT_BLOB_BYTES);
+        lock(state).sessions[index].upload.received_bytes += data.len() as u64;
+    }
+    lock(state).sessions[index].broken = false;
+    Some((image::finish(hash), kept.map(Bytes::from)))
 }

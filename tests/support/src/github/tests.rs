@@ -1,209 +1,125 @@
-use bytes::Bytes;
-use hyper::Response;
-
 use super::*;
-use crate::http::client::{get, header};
+use crate::http::client::{Answer, get};
 
-const DIGEST: &str = "sha256:3da1996a8115d7616457760d9920b815241d0a03b34cf5f04e9a0e9d8de37498";
+const PACKAGES: &str = "packages?package_type=container";
 
 /// An API with the organisation `Acme`, which has the package `tools/api`, and the user `octocat`.
 async fn api() -> GitHub {
     let github = GitHub::start().await;
     github.put_organization("Acme");
     github.put_user("octocat");
-    github.put_package("acme", "tools/api");
+    github.put_version("acme", "tools/api", "sha256:1", &["1.0", "latest"]);
     github
 }
 
-/// Gets a path, or a whole URL, as somebody who may.
-async fn ask(github: &GitHub, path: &str) -> Response<Bytes> {
+/// Gets a path, or a whole URL, with an accepted token.
+async fn ask(github: &GitHub, path: &str) -> Answer {
     let token = format!("Bearer {}", Ghcr::TOKEN);
-    ask_with(github, path, &[("authorization", &token)]).await
-}
-
-async fn ask_with(github: &GitHub, path: &str, headers: &[(&str, &str)]) -> Response<Bytes> {
-    let client = [
-        ("user-agent", "ghcr-to-ecr"),
-        ("accept", "application/vnd.github+json"),
-    ];
     let url = format!("{}{path}", github.server.url());
     let url = path.strip_prefix("http").map_or(url, |_| path.to_owned());
-    get(&url, &[headers, &client].concat()).await
+    let mut headers = vec![("authorization", token.as_str())];
+    headers.extend([("user-agent", "x"), ("accept", "*/*")]);
+    get(&url, &headers).await
 }
 
-/// The names on a page.
-fn names(response: &Response<Bytes>) -> Vec<String> {
-    let items: Vec<Value> = serde_json::from_slice(response.body()).expect("a list");
-    let name = |item: &Value| item["name"].as_str().expect("a name").to_owned();
+/// The status, and the names on the page.
+async fn names(github: &GitHub, path: &str) -> (u16, Vec<String>) {
+    let answer = ask(github, path).await;
+    (answer.status(), names_on(&answer))
+}
+
+fn names_on(page: &Answer) -> Vec<String> {
+    let items = page.json().as_array().cloned().unwrap_or_default();
+    let name = |item: &Value| item["name"].as_str().unwrap_or_default().to_owned();
     items.iter().map(name).collect()
 }
 
-fn message(response: &Response<Bytes>) -> (u16, String) {
-    let body: Value = serde_json::from_slice(response.body()).expect("an error");
-    let message = body["message"].as_str().expect("a message").to_owned();
-    (response.status().as_u16(), message)
-}
-
-/// The URL of a relation in the `Link` header.
-fn link(response: &Response<Bytes>, relation: &str) -> Option<String> {
-    let suffix = format!(r#">; rel="{relation}""#);
-    let mut links = header(response, "link").split(", ");
-    let link = links.find_map(|link| link.strip_prefix('<')?.strip_suffix(&suffix))?;
-    Some(link.to_owned())
+/// The URL of the next page.
+fn next(page: &Answer) -> Option<String> {
+    let (before, _) = page.header("link").split_once(r#">; rel="next""#)?;
+    Some(before.rsplit_once('<')?.1.to_owned())
 }
 
 #[tokio::test]
-async fn packages_are_listed_below_their_owner_of_the_right_kind() {
+async fn only_the_owner_of_a_personal_account_finds_its_private_packages() {
     let github = api().await;
-    github.put_package("acme", "other");
-    github.put_package("octocat", "hello");
-    let query = "packages?package_type=container";
-    let response = ask(&github, &format!("/orgs/acme/{query}")).await;
-    let items: Value = serde_json::from_slice(response.body()).expect("a list");
-    assert_eq!(items[0]["name"], "tools/api");
-    assert_eq!(items[0]["package_type"], "container");
-    assert_eq!(items[0]["owner"]["login"], "Acme");
-    assert_eq!(names(&response), ["tools/api", "other"]);
-    assert_eq!(header(&response, "link"), "");
-    let response = ask(&github, &format!("/users/octocat/{query}")).await;
-    assert_eq!(names(&response), ["hello"]);
-    for path in [
-        "/users/acme",
-        "/orgs/octocat",
-        "/orgs/nobody",
-        "/repos/acme",
-    ] {
-        let response = ask(&github, &format!("{path}/{query}")).await;
-        assert_eq!(message(&response), (404, "Not Found".to_owned()));
+    github.put_version("octocat", "public", "sha256:1", &["1"]);
+    github.put_version("octocat", "private", "sha256:2", &["2"]);
+    github.set_private("octocat", "private", true);
+    github.set_page_limit(1);
+    let versions = "packages/container/private/versions";
+    let own = format!("/user/{PACKAGES}");
+    assert_eq!(names(&github, &own).await.1.len(), 0, "a machine account");
+    github.set_token_owner("octocat");
+    let listed = ask(&github, &format!("/users/octocat/{PACKAGES}")).await;
+    assert!(names_on(&listed) == ["public"] && next(&listed).is_none());
+    let second = next(&ask(&github, &own).await).expect("a second page");
+    assert_eq!(names(&github, &second).await.1, ["private"]);
+    for (owner, status) in [("user", 200), ("users/octocat", 404)] {
+        let path = format!("/{owner}/{versions}");
+        assert_eq!(names(&github, &path).await.0, status);
     }
-    let response = ask(&github, "/orgs/acme/packages").await;
-    assert_eq!(message(&response).0, 422);
-    github.put_user("acme");
-    let response = ask(&github, &format!("/users/acme/{query}")).await;
-    assert_eq!(names(&response).len(), 2);
+    assert_eq!(ask(&github, "/user").await.json()["login"], "octocat");
 }
 
 #[tokio::test]
-async fn versions_come_newest_first_with_all_their_tags() {
+async fn a_page_has_at_most_a_hundred_items_and_links_to_the_next_by_the_owners_number() {
     let github = api().await;
-    github.put_version("acme", "tools/api", DIGEST, &["1.0", "latest"]);
-    github.put_version("acme", "tools/api", "sha256:child", &[]);
-    github.put_version("acme", "tools/api", "sha256:next", &["1.1", "latest"]);
-    github.put_version("acme", "tools/api", DIGEST, &["old"]);
-    let path = "/orgs/acme/packages/container/tools%2Fapi/versions";
-    let response = ask(&github, path).await;
-    assert_eq!(names(&response), ["sha256:next", "sha256:child", DIGEST]);
-    let items: Value = serde_json::from_slice(response.body()).expect("a list");
-    let metadata = |tags| json!({"package_type": "container", "container": {"tags": tags}});
-    assert_eq!(items[0]["metadata"], metadata(json!(["1.1", "latest"])));
-    assert_eq!(items[1]["metadata"], metadata(json!([])));
-    assert_eq!(items[2]["metadata"], metadata(json!(["1.0", "old"])));
-    assert_eq!(items[2]["created_at"], "2026-11-20T00:00:01Z");
-    assert_eq!(items[2]["updated_at"], "2026-11-20T00:00:04Z");
-    github.delete_version("acme", "tools/api", DIGEST);
-    assert_eq!(names(&ask(&github, path).await).len(), 2);
-}
-
-#[tokio::test]
-async fn a_name_is_one_segment_and_a_hidden_package_is_not_there() {
-    let github = api().await;
-    let found = "/orgs/ACME/packages/container/tools%2fapi/versions";
-    assert_eq!(ask(&github, found).await.status(), 200);
-    for path in [
-        "/orgs/acme/packages/container/tools/api/versions",
-        "/orgs/acme/packages/container/missing/versions",
-        "/orgs/acme/packages/npm/tools%2Fapi/versions",
-        "/orgs/acme%2Fpackages/container/tools%2Fapi/versions",
-    ] {
-        assert_eq!(ask(&github, path).await.status(), 404, "{path}");
-    }
-    github.set_hidden("acme", "tools/api", true);
-    assert_eq!(ask(&github, found).await.status(), 404);
-    let list = "/orgs/acme/packages?package_type=container";
-    assert!(names(&ask(&github, list).await).is_empty());
-}
-
-#[tokio::test]
-async fn pages_are_reached_by_links() {
-    let github = api().await;
-    for number in 1..=250 {
-        github.put_package("acme", &format!("package{number}"));
-    }
-    let path = "/orgs/acme/packages?package_type=container&per_page=1000";
-    let mut response = ask(&github, path).await;
-    assert_eq!(
-        (names(&response).len(), link(&response, "prev")),
-        (100, None)
-    );
-    let last = link(&response, "last").expect("a last page");
-    assert!(last.starts_with(&github.server.url()) && last.ends_with("page=3"));
-    let mut all = names(&response);
-    while let Some(next) = link(&response, "next") {
-        response = ask(&github, &next).await;
-        all.extend(names(&response));
-    }
-    assert_eq!((all.len(), all[250].as_str()), (251, "package250"));
-    assert!(link(&response, "first").is_some() && link(&response, "last").is_none());
-
-    let path = "/orgs/acme/packages?package_type=container";
-    assert_eq!(names(&ask(&github, path).await).len(), 30);
-    let beyond = ask(&github, &format!("{path}&page=99")).await;
-    assert!(names(&beyond).is_empty() && link(&beyond, "next").is_none());
-    let far = ask(&github, &format!("{path}&per_page=100&page=101")).await;
-    assert_eq!(far.status(), 400);
-}
-
-#[tokio::test]
-async fn links_lead_through_versions_of_a_nested_name_too() {
-    let github = api().await;
-    for number in 1..=3 {
+    let path = "/orgs/acme/packages/container/tools%2Fapi/versions?per_page=1000";
+    for number in 2..=101 {
         github.put_version("acme", "tools/api", &format!("sha256:{number}"), &[]);
     }
-    let path = "/orgs/acme/packages/container/tools%2Fapi/versions?per_page=2";
-    let next = link(&ask(&github, path).await, "next").expect("a second page");
-    assert!(next.contains("/packages/container/tools%2Fapi/versions?per_page=2&page=2"));
-    assert_eq!(names(&ask(&github, &next).await), ["sha256:1"]);
+    let url = next(&ask(&github, path).await).expect("a second page");
+    let second = ask(&github, &url).await;
+    assert!(!url.contains("acme") && names_on(&second) == ["sha256:1"]);
+    assert_eq!(next(&second), None);
+    for wrong in [path.replace("%2F", "/"), path.replace("orgs", "users")] {
+        assert_eq!(names(&github, &wrong).await.0, 404, "{wrong}");
+    }
+    github.set_endless(true);
+    let third = next(&ask(&github, &url).await).expect("a third page");
+    assert_eq!(names(&github, &third).await.1.len(), 100);
 }
 
 #[tokio::test]
-async fn only_a_known_token_of_a_polite_client_is_served() {
+async fn only_accepted_tokens_of_a_polite_client_are_served() {
     let github = api().await;
-    let path = "/orgs/acme/packages?package_type=container";
-    let none = ask_with(&github, path, &[]).await;
-    assert_eq!(message(&none), (401, "Requires authentication".to_owned()));
-    let basic = format!("Basic {}", Ghcr::TOKEN);
-    for wrong in ["Bearer ghp_other", &basic] {
-        let response = ask_with(&github, path, &[("authorization", wrong)]).await;
-        assert_eq!(message(&response), (401, "Bad credentials".to_owned()));
-    }
-    github.accept_tokens(&["ghp_other"]);
-    assert_eq!(ask(&github, path).await.status(), 401);
-
-    let url = format!("{}{path}", github.server.url());
-    let authorization = ("authorization", "Bearer ghp_other");
-    let (agent, accept) = (("user-agent", "x"), ("accept", "*/*"));
+    let url = format!("{}/orgs/acme/{PACKAGES}", github.server.url());
+    let token = format!("Bearer {}", Ghcr::TOKEN);
+    let (good, agent) = (("authorization", token.as_str()), ("user-agent", "x"));
+    let accept = ("accept", "application/vnd.github+json");
     for (headers, status) in [
-        ([authorization, agent, accept].as_slice(), 200),
-        (&[authorization, accept], 403),
-        (&[authorization, agent], 415),
-        (&[authorization, agent, ("accept", "text/html")], 415),
+        ([good, agent, accept].as_slice(), 200),
+        (&[agent, accept], 401),
+        (&[("authorization", "Bearer x"), agent, accept], 401),
+        (&[good, accept], 403),
+        (&[good, agent, ("accept", "text/html")], 415),
     ] {
         assert_eq!(get(&url, headers).await.status(), status);
     }
 }
 
 #[tokio::test]
-async fn the_rate_limit_is_told_and_kept() {
+async fn both_rate_limits_are_enforced_with_githubs_own_headers() {
     let github = api().await;
-    let path = "/orgs/acme/packages?package_type=container";
-    let response = ask(&github, path).await;
-    assert_eq!(header(&response, "x-ratelimit-remaining"), "4999");
-    github.exhaust_rate_limit();
-    let response = ask(&github, path).await;
-    assert_eq!(response.status(), 403);
-    assert_eq!(header(&response, "x-ratelimit-remaining"), "0");
-    let reset: u64 = header(&response, "x-ratelimit-reset").parse().unwrap();
-    assert!(UNIX_EPOCH + Duration::from_secs(reset) > SystemTime::now());
-    github.renew_rate_limit();
-    assert_eq!(ask(&github, path).await.status(), 200);
+    let path = format!("/orgs/acme/{PACKAGES}");
+    let ask = async || {
+        let answer = ask(&github, &path).await;
+        let header = |name| answer.header(name).to_owned();
+        let remaining = header("x-ratelimit-remaining");
+        (answer.status(), remaining, header("retry-after"))
+    };
+    let answer = |status, remaining: &str, retry_after: &str| {
+        (status, remaining.to_owned(), retry_after.to_owned())
+    };
+    github.limit_secondarily(1, Some(7));
+    assert_eq!(ask().await, answer(403, "", "7"));
+    github.limit_secondarily(1, None);
+    assert_eq!(ask().await, answer(403, "", ""));
+    assert_eq!(ask().await, answer(200, "4999", ""));
+    let minute = Duration::from_secs(60);
+    github.exhaust_rate_limit_until(SystemTime::now() + minute, 429);
+    assert_eq!(ask().await, answer(429, "0", ""));
+    github.exhaust_rate_limit_until(SystemTime::now(), 429);
+    assert_eq!(ask().await, answer(200, "4999", ""), "after the reset");
 }

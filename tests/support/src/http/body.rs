@@ -1,4 +1,4 @@
-//! Bodies that are counted while they are read, or made while they are sent.
+//! Bodies that are counted while they are read, or generated while they are sent.
 
 use std::io;
 use std::pin::Pin;
@@ -12,17 +12,17 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::{Entry, Shared};
 
-/// A request's body; counts what is read of it.
+/// A request's body, which counts the bytes that are read.
 pub struct RequestBody {
     pub(super) inner: Incoming,
     pub(super) shared: Arc<Shared>,
     pub(super) entry: Arc<Entry>,
-    /// Bytes still to pass before the connection is cut, and the mark that it must be.
+    /// Bytes to pass on before the connection is cut, and a flag that is set when it must be.
     pub(super) cut: Option<(u64, Arc<AtomicBool>)>,
 }
 
 impl RequestBody {
-    /// The whole body in memory; for small ones.
+    /// The whole body in memory, for small ones.
     pub async fn bytes(self) -> io::Result<Bytes> {
         Ok(self.collect().await?.to_bytes())
     }
@@ -72,7 +72,7 @@ fn mark_broken(broken: &AtomicBool) -> io::Error {
     io::ErrorKind::ConnectionReset.into()
 }
 
-/// A body of known length that is made while it is sent.
+/// A body of known length that is generated while it is sent.
 pub(super) struct Chunks {
     pub(super) chunks: Box<dyn Iterator<Item = Bytes> + Send + Sync>,
     pub(super) left: u64,

@@ -1,4 +1,4 @@
-//! What can go wrong, and the bodies and sockets that make it go wrong at the byte that was asked for.
+//! What can go wrong, and the bodies and sockets that make it go wrong at an exact byte.
 
 use std::io;
 use std::pin::Pin;
@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::combinators::BoxBody;
-use hyper::Response;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
+use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -22,22 +22,26 @@ use super::Reply;
 /// One thing that goes wrong.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// This answer in place of the handler's, after the request body has been read and thrown away.
+    /// This answer instead of the handler's, after the request body has been read and discarded.
     Status {
         status: u16,
         headers: Vec<(String, String)>,
         body: String,
     },
-    /// This connection is reset (RST) before any of the request's body is read, and so are this many of the connections made
-    /// after it, as soon as they are made. The port itself stays open, for a closed one could be lost to another program.
+    /// As [`Fault::Status`], but the answer announces more bytes than `body` has. After `body` the server sends nothing more, and
+    /// the connection stays open.
+    StatusThenStall { status: u16, body: String },
+    /// This connection is reset (RST) before any of the request's body is read, and so are the next connections, this many, as
+    /// soon as they are made. The port stays open, since another program could take a closed one.
     Refuse(u32),
-    /// Answers 307 with the request's own path and query, after the request body has been read and thrown away.
+    /// Answers 307 with the request's own path and query, after the request body has been read and discarded.
     RedirectToItself,
     /// The response announces its full length, and the connection is cut after this many bytes of body.
     DropBodyAfter(u64),
     /// As [`Fault::DropBodyAfter`], and the connection is reset.
     ResetBodyAfter(u64),
-    /// The response announces its full length, and after this many bytes of body nothing more comes, while the connection stays.
+    /// The response announces its full length. After this many bytes of body the server sends nothing more, and the connection
+    /// stays open.
     StallBodyAfter(u64),
     /// The byte at this offset of the response body is flipped.
     CorruptByte(u64),
@@ -48,15 +52,38 @@ pub enum Fault {
     /// The connection is cut when this many bytes of the request body have been read (at its end, if it
     /// is shorter). The handler sees the body break off.
     DropRequestAfter(u64),
-    /// The connection is reset when this many bytes of the request body have been read, or in place of an answer if there
-    /// are fewer. A handler that reads the body sees it break off.
+    /// The connection is reset when this many bytes of the request body have been read, or instead of an answer if the body is
+    /// shorter. A handler that reads the body sees it break off.
     ResetRequestAfter(u64),
-    /// The handler does its work, and the connection is cut in place of an answer.
+    /// The handler does its work, and the connection is cut instead of an answer being sent.
     DropReply,
     /// As [`Fault::DropReply`], and the connection is reset.
     ResetReply,
-    /// The request arrives and is logged, and goes no further until [`release`](super::Server::release).
+    /// The request arrives and is logged, but the server neither reads its body nor answers, and the connection stays open. After
+    /// [`release`](super::Server::release), if that is ever called, the handler answers.
     Hold,
+}
+
+/// What [`Fault::StatusThenStall`] announces beyond what it sends.
+const MISSING_BYTES: u64 = 1024;
+
+impl Fault {
+    /// A load balancer's own answer when the service behind it fails: this status, and a page of HTML.
+    pub fn html(status: u16) -> Fault {
+        let status_code = StatusCode::from_u16(status).expect("a status");
+        let title = format!(
+            "{status} {}",
+            status_code.canonical_reason().unwrap_or_default()
+        );
+        Fault::Status {
+            status,
+            headers: vec![("content-type".to_owned(), "text/html".to_owned())],
+            body: format!(
+                "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n\
+                 </body>\r\n</html>\r\n"
+            ),
+        }
+    }
 }
 
 /// Applies the faults of the response.
@@ -85,6 +112,15 @@ pub(super) fn tamper(response: Reply, fault: &Fault, connection: Arc<Break>) -> 
             body.end = Some(*bytes);
             body.after = After::Silence;
         }
+        Fault::StatusThenStall { body: sent, .. } => {
+            let sent = sent.len() as u64;
+            let announced = sent + MISSING_BYTES;
+            head.headers
+                .insert(CONTENT_LENGTH, HeaderValue::from(announced));
+            body.length = SizeHint::with_exact(announced);
+            body.end = Some(sent);
+            body.after = After::Silence;
+        }
         Fault::CorruptByte(offset) => body.flip = Some(*offset),
         Fault::Truncate(bytes) => {
             let length = body.length.exact().unwrap_or(u64::MAX).min(*bytes);
@@ -95,12 +131,12 @@ pub(super) fn tamper(response: Reply, fault: &Fault, connection: Arc<Break>) -> 
         }
         Fault::OmitHeader(name) => {
             head.headers.remove(*name);
-            // hyper would put a length that it knows back in.
+            // hyper would add a length that it knows again.
             if *name == CONTENT_LENGTH.as_str() {
                 body.length = SizeHint::new();
             }
         }
-        // Played before there is a response, or in place of one.
+        // These are played before there is a response, or instead of one.
         Fault::Status { .. }
         | Fault::Refuse(_)
         | Fault::RedirectToItself
@@ -115,7 +151,7 @@ pub(super) fn tamper(response: Reply, fault: &Fault, connection: Arc<Break>) -> 
 
 struct Tampered {
     inner: BoxBody<Bytes, io::Error>,
-    /// The length that is announced.
+    /// As announced.
     length: SizeHint,
     position: u64,
     end: Option<u64>,
@@ -125,23 +161,23 @@ struct Tampered {
 
 /// What comes after the `end` of a body.
 enum After {
-    /// Nothing is missing, as far as the client can tell.
+    /// The end of the response, as far as the client can tell.
     End,
     Cut(Arc<Break>),
     Silence,
 }
 
-/// How a connection is to end before its time.
+/// How a connection ends early.
 #[derive(Default)]
 pub(super) struct Break {
     /// The next flush fails.
     is_due: AtomicBool,
-    /// The end is a RST instead of a FIN.
+    /// It ends with RST instead of FIN.
     is_reset: AtomicBool,
 }
 
 impl Break {
-    /// Makes the end a reset; returns the error that brings it about at once when a service fails with it.
+    /// Makes the connection end with a reset. A service that fails with the returned error ends it at once.
     pub(super) fn reset(&self) -> io::Error {
         self.is_reset.store(true, Ordering::Relaxed);
         io::ErrorKind::ConnectionReset.into()
@@ -161,11 +197,11 @@ impl Body for Tampered {
             match &this.after {
                 After::End => return Poll::Ready(None),
                 After::Cut(connection) => {
-                    // What is buffered goes out first: the socket fails at the next flush.
+                    // Buffered bytes are sent first: the socket fails at the next flush.
                     connection.is_due.store(true, Ordering::Relaxed);
                     context.waker().wake_by_ref();
                 }
-                // hyper watches the connection, and drops this body when the client goes away.
+                // hyper watches the connection, and drops this body when the client closes it.
                 After::Silence => {}
             }
             return Poll::Pending;
@@ -196,7 +232,7 @@ impl Body for Tampered {
 }
 
 /// A connection that fails at the first flush after its break is due. hyper flushes when it has handed all its
-/// buffered bytes to the kernel, so exactly what came before the cut reaches the client.
+/// buffered bytes to the kernel, so the client receives exactly what was sent before the cut.
 pub(super) struct Socket<S: Connection> {
     pub(super) stream: TokioIo<S>,
     pub(super) connection: Arc<Break>,
@@ -204,7 +240,7 @@ pub(super) struct Socket<S: Connection> {
 
 /// A connection with TLS or without.
 pub(super) trait Connection: AsyncRead + AsyncWrite + Unpin {
-    /// What lies below.
+    /// The TCP connection below.
     fn tcp(&self) -> &TcpStream;
 }
 
@@ -223,7 +259,7 @@ impl Connection for TlsStream<TcpStream> {
 impl<S: Connection> Drop for Socket<S> {
     fn drop(&mut self) {
         if self.connection.is_reset.load(Ordering::Relaxed) {
-            // It may be reset already, from the other side.
+            // The other side may have reset it already.
             let _ = self.stream.inner().tcp().set_zero_linger();
         }
     }

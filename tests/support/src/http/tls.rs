@@ -1,4 +1,4 @@
-//! HTTPS: a certificate made at run time, which nobody trusts but those that are given its file.
+//! HTTPS with a certificate made at run time, trusted only by clients that are given its file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,20 +10,25 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
-/// A self-signed certificate for `127.0.0.1`, and its key.
+/// A self-signed certificate, and its key.
 pub struct Certificate {
     pub(super) acceptor: TlsAcceptor,
     path: PathBuf,
 }
 
 impl Certificate {
-    /// A new one, another each time.
+    /// Generates a key, and a certificate for `127.0.0.1`.
     pub fn generate() -> Certificate {
+        Certificate::for_hosts(&["127.0.0.1"])
+    }
+
+    /// Generates a key, and a certificate for these host names and addresses.
+    pub fn for_hosts(hosts: &[&str]) -> Certificate {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let mut parameters =
-            CertificateParams::new(["127.0.0.1".to_owned()]).expect("an address to certify");
-        // Of two certificates with one name, one would be taken for a forgery of the other, and not for unknown.
+        let hosts: Vec<_> = hosts.iter().map(|host| host.to_string()).collect();
+        let mut parameters = CertificateParams::new(hosts).expect("names to certify");
+        // With one name for two certificates, a client would call one a forgery of the other instead of unknown.
         let name = format!("support {number}");
         parameters.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("a key");
@@ -46,8 +51,7 @@ impl Certificate {
         }
     }
 
-    /// The certificate in PEM: who trusts what is in this file (`SSL_CERT_FILE`) trusts the servers that show it. It is there as
-    /// long as this value.
+    /// A file with the certificate in PEM, for `SSL_CERT_FILE`. Removed when this value is dropped.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -55,7 +59,7 @@ impl Certificate {
 
 impl Drop for Certificate {
     fn drop(&mut self) {
-        // A file that is left behind harms nobody.
+        // A file left in the temporary directory does no harm.
         let _ = std::fs::remove_file(&self.path);
     }
 }

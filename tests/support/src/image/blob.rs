@@ -1,4 +1,4 @@
-//! Content of any size, addressed by its digest and never whole in memory.
+//! Content of any size, addressed by its digest, and generated piece by piece.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ pub fn digest(bytes: &[u8]) -> String {
     finish(context)
 }
 
-/// The digest of what a SHA-256 `context` has been fed.
+/// The digest of the bytes that a SHA-256 `context` was updated with.
 pub fn finish(context: Context) -> String {
     let hash = context.finish();
     let mut text = String::with_capacity("sha256:".len() + 2 * SHA256_OUTPUT_LEN);
@@ -27,12 +27,12 @@ pub fn finish(context: Context) -> String {
     text
 }
 
-/// What a config or a layer consists of.
+/// The content of a config or a layer.
 #[derive(Clone, Debug)]
 pub enum Blob {
     /// These bytes.
     Bytes(Bytes),
-    /// `length` bytes that depend on `seed` alone and are made while they are read, a mebibyte at a time.
+    /// `length` bytes that depend only on `seed`, generated while they are read, a mebibyte at a time.
     Pseudorandom { seed: u64, length: u64 },
 }
 
@@ -55,7 +55,7 @@ impl Blob {
         }
     }
 
-    /// Computed anew by each call.
+    /// The digest, computed by each call.
     pub fn digest(&self) -> String {
         let mut context = Context::new(&SHA256);
         self.chunks(0..self.length())
@@ -80,8 +80,8 @@ impl Blob {
     }
 }
 
-/// One block of noise for each seed, with the block's number at the head of each of its pages: copying is
-/// faster than making noise, and no two pages of a blob are equal.
+/// Repeats one block of noise, since copying is faster than generating, with the block's number at the start of each page of 4 KiB,
+/// so that no two pages of a blob are equal.
 fn pseudorandom(seed: u64, range: Range<u64>) -> impl Iterator<Item = Bytes> + Send + Sync {
     let mut state = seed;
     // SplitMix64.

@@ -1,9 +1,9 @@
-//! Manifests from descriptors alone, be they true or not.
+//! Manifests made from descriptors alone, whether these are true or not.
 
 use super::{Descriptor, Image, document, text};
 
 impl Image {
-    /// An image manifest of these descriptors, with nothing of what they describe; see [`Image::with_blob`].
+    /// An image manifest of these descriptors, without what they describe; see [`Image::with_blob`].
     pub fn manifest_of(media_type: &str, config: &Descriptor, layers: &[Descriptor]) -> Image {
         described(
             media_type,
@@ -11,7 +11,7 @@ impl Image {
         )
     }
 
-    /// An index of these descriptors, with nothing of what they describe; see [`Image::with`].
+    /// An index of these descriptors, without what they describe; see [`Image::with`].
     pub fn index_of(media_type: &str, children: &[Descriptor]) -> Image {
         described(media_type, &[("manifests", list(children))])
     }
