@@ -70,9 +70,17 @@ impl Invocation<'_> {
                     Some(report) => report.warn(format!(
                         "the other tags of this digest could not be learnt, a scheduled run will find them: {error}"
                     )),
-                    None => {
+                    // Nothing came of the push: what may pass is tried again, and anything else is told with the reason.
+                    None if error.kind().may_pass() => {
                         let subject = reports.first().and_then(|report| report.subject.clone());
                         reports.push(Report::failed(subject, error));
+                    }
+                    None => {
+                        if let Some(reason) = reports.iter_mut().find_map(|report| report.reason.as_mut()) {
+                            reason.push_str(&format!(
+                                "; the other tags of this digest could not be learnt: {error}"
+                            ));
+                        }
                     }
                 }
                 Vec::new()

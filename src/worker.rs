@@ -162,7 +162,8 @@ fn left_of(jobs: Vec<Job>, reports: &[Report]) -> Option<Job> {
         .take(job.destinations.len())
         .map(|report| matches!(report.outcome, Outcome::Failed | Outcome::Deferred))
         .collect();
-    if failed.len() < job.destinations.len() || !failed.contains(&true) {
+    if failed.len() < job.destinations.len() || !failed.contains(&true) || !failed.contains(&false)
+    {
         return None;
     }
     let mut failed = failed.into_iter();

@@ -6,121 +6,199 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each module and the modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 27] = [
+/// Each module and the other modules of this crate that it may use.
+const IMPORTS: [(&str, &[&str]); 28] = [
     (
         "main",
-        &["access", "aws", "config", "error", "handler", "queue"],
+        &[
+            "aws",
+            "config",
+            "copier",
+            "error",
+            "github",
+            "handler",
+            "registries",
+            "registry",
+            "rules_in_force",
+        ],
     ),
     (
         "handler",
         &[
-            "access",
             "aws",
+            "config",
+            "copier",
             "copy",
+            "deadline",
             "error",
             "event",
-            "github",
+            "invocation",
             "job",
-            "limits",
-            "queue",
+            "kept",
             "reconcile",
-            "report",
-            "webhook",
+            "reports",
+            "rules_in_force",
+            "worker",
+        ],
+    ),
+    (
+        "worker",
+        &[
+            "aws",
+            "copy",
+            "deadline",
+            "error",
+            "event",
+            "invocation",
+            "job",
+            "reports",
         ],
     ),
     (
         "event",
         &[
-            "config",
+            "aws",
+            "copy",
+            "endpoint",
             "error",
             "job",
             "manifest",
-            "queue",
             "reconcile",
-            "report",
+            "reference",
+            "reports",
             "rules",
-            "webhook",
         ],
     ),
-    ("webhook", &["job", "manifest"]),
     (
         "reconcile",
         &[
-            "access", "error", "github", "job", "registry", "report", "retry", "rules", "tally",
+            "aws",
+            "copy",
+            "error",
+            "invocation",
+            "job",
+            "manifest",
+            "observer",
+            "reference",
+            "registry",
+            "reports",
+            "retry",
+            "rules",
+        ],
+    ),
+    ("reports", &["copy", "error"]),
+    (
+        "invocation",
+        &["aws", "copier", "copy", "error", "job", "rules"],
+    ),
+    (
+        "copier",
+        &[
+            "copy",
+            "error",
+            "github",
+            "job",
+            "manifest",
+            "reference",
+            "registries",
+            "rules",
         ],
     ),
     (
         "copy",
         &[
-            "access", "error", "job", "limits", "plan", "report", "tally", "transfer",
-        ],
-    ),
-    (
-        "transfer",
-        &[
-            "error", "limits", "manifest", "plan", "registry", "retry", "tally", "transfer",
-        ],
-    ),
-    ("report", &["error", "manifest", "plan", "tally"]),
-    ("plan", &["error", "job", "manifest", "registry", "retry"]),
-    (
-        "access",
-        &[
-            "aws", "budget", "config", "error", "job", "registry", "rules", "tally",
-        ],
-    ),
-    ("queue", &["error", "job", "manifest", "sdk"]),
-    (
-        "registry",
-        &[
-            "budget",
-            "challenge",
+            "allowance",
+            "deadline",
             "error",
-            "job",
-            "link",
             "manifest",
+            "observer",
+            "reference",
+            "registry",
+            "retry",
+        ],
+    ),
+    (
+        "registries",
+        &[
+            "aws",
+            "config",
+            "endpoint",
+            "error",
+            "kept",
+            "reference",
             "registry",
         ],
     ),
+    (
+        "rules_in_force",
+        &["aws", "config", "endpoint", "error", "kept", "rules"],
+    ),
+    (
+        "registry",
+        &[
+            "allowance",
+            "endpoint",
+            "error",
+            "kept",
+            "link",
+            "manifest",
+            "observer",
+        ],
+    ),
     ("github", &["error", "link", "manifest"]),
-    ("aws", &["error", "job", "sdk"]),
-    ("config", &["error", "job", "rules"]),
-    ("rules", &["job"]),
-    ("limits", &["error"]),
-    ("budget", &[]),
-    ("retry", &["error"]),
-    ("tally", &[]),
-    ("job", &["manifest"]),
+    ("aws", &["endpoint", "error", "kept", "manifest"]),
+    ("config", &["endpoint", "error", "rules"]),
+    ("rules", &["endpoint", "reference"]),
+    ("job", &["manifest", "reference"]),
+    ("reference", &["endpoint", "manifest"]),
+    ("endpoint", &[]),
+    ("retry", &["error", "observer"]),
+    ("deadline", &["error"]),
+    ("allowance", &["manifest"]),
+    ("observer", &[]),
+    ("kept", &["error"]),
     ("manifest", &[]),
-    ("challenge", &[]),
     ("link", &[]),
-    ("sdk", &["error"]),
     ("error", &[]),
     ("lib", &[]),
 ];
 
+/// The engine copies: what a command on a laptop uses too. It knows of no trigger, no setting and no API of AWS.
+const ENGINE: [&str; 1] = ["copy"];
+
+/// The triggers' ring, the settings and AWS, which the engine must not know.
+const OUTSIDE_THE_ENGINE: [&str; 10] = [
+    "handler",
+    "worker",
+    "event",
+    "reconcile",
+    "reports",
+    "invocation",
+    "copier",
+    "registries",
+    "aws",
+    "config",
+];
+
+/// Adapters speak, each for itself.
+const ADAPTERS: [&str; 3] = ["registry", "github", "aws"];
+
 /// Each vendor crate and the only modules that may name it.
 const VENDORS: [(&str, &[&str]); 12] = [
-    ("lambda_runtime", &["main", "handler", "error"]),
+    ("lambda_runtime", &["main", "handler"]),
     ("aws_lambda_events", &["event"]),
-    ("aws_config", &["aws", "queue"]),
+    ("aws_config", &["aws"]),
     ("aws_sdk_ecr", &["aws"]),
     ("aws_sdk_secretsmanager", &["aws"]),
-    ("aws_sdk_ssm", &["aws"]),
-    ("aws_sdk_sqs", &["queue", "sdk"]),
-    (
-        "oci_client",
-        &[
-            "event", "handler", "job", "manifest", "registry", "rules", "webhook",
-        ],
-    ),
+    ("aws_sdk_sqs", &["aws"]),
+    ("oci_client", &["manifest"]),
     (
         "reqwest",
-        &["main", "access", "challenge", "github", "link", "registry"],
+        &["main", "registries", "github", "link", "registry"],
     ),
-    ("http_auth", &["challenge"]),
-    ("globset", &["reconcile", "rules"]),
+    ("http_auth", &["registry"]),
+    ("httpdate", &["registry"]),
+    ("globset", &["rules"]),
     ("backon", &["retry"]),
 ];
 
@@ -181,11 +259,30 @@ fn imports_go_one_way() {
         let used = names_after(&code, "crate::").into_iter();
         for name in used.chain(names_after(&code, "ghcr_to_ecr::")) {
             assert!(
-                allowed.contains(&name.as_str()),
+                name == module || allowed.contains(&name.as_str()),
                 "{} uses {name}",
                 path.display()
             );
         }
+    }
+}
+
+/// Three rings: triggers ask, the engine copies, adapters speak.
+#[test]
+fn the_engine_knows_no_trigger_and_adapters_do_not_know_each_other() {
+    for (module, uses) in IMPORTS {
+        let is_used = |others: &[&str]| {
+            let mut uses = uses.iter().filter(|used| **used != module);
+            uses.any(|used| others.contains(used))
+        };
+        assert!(
+            !ENGINE.contains(&module) || !is_used(&OUTSIDE_THE_ENGINE),
+            "{module}"
+        );
+        assert!(
+            !ADAPTERS.contains(&module) || !is_used(&ADAPTERS),
+            "{module}"
+        );
     }
 }
 
@@ -273,6 +370,7 @@ fn settings_have_the_same_names_everywhere() {
     let supported: BTreeSet<String> = names_after(code, "lookup(\"")
         .into_iter()
         .chain(names_after(code, "endpoint(\""))
+        .chain(names_after(code, "queue_url(\""))
         .collect();
     assert!(supported.len() >= 10, "{supported:?}");
     let in_template = template_variables(&read("template.yaml"));

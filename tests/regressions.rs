@@ -1,9 +1,10 @@
 //! What fuzzing and the promises that it checks have brought to light, each as a short input.
 
-use ghcr_to_ecr::config::Settings;
-use ghcr_to_ecr::error::Result;
-use ghcr_to_ecr::event::{Event, Request};
-use ghcr_to_ecr::link::next_page;
+use ghcr_to_ecr::config::{RulesSetting, Settings};
+use ghcr_to_ecr::error::{Error, Result};
+use ghcr_to_ecr::event::Event;
+use ghcr_to_ecr::job::{Job, Origin};
+use ghcr_to_ecr::link::{UntrustedLink, next_page};
 use reqwest::header::{HeaderMap, LINK};
 use serde_json::{Value, json};
 use url::Url;
@@ -12,15 +13,21 @@ fn settings(rules: &Value) -> Result<Settings> {
     Settings::read(|name| (name == "RULES").then(|| rules.to_string()))
 }
 
-fn request(event: Value) -> Result<Request> {
+/// The jobs that an event asks for.
+fn jobs(event: Value) -> Result<Vec<Job>> {
     let settings = settings(&json!([{"source": "acme/**", "destination": "{name}"}]))?;
+    let RulesSetting::Written(rules) = &settings.rules else {
+        unreachable!("the rules are in the setting")
+    };
     match Event::read(event)? {
-        Event::Http(request) => request.request(&settings),
-        Event::Bus(event) => event.request(&settings),
-        Event::Direct(direct) => direct.jobs(&settings).map(Request::Copy),
-        Event::Reconcile(reconcile) => reconcile.request(),
-        Event::Queue(messages) => Ok(Request::WorkOff(messages)),
-        Event::Schedule => Ok(Request::Reconcile(Default::default())),
+        Event::GitHub(event) => {
+            let delivery = event.delivery(&settings.event_sources)?;
+            let job = delivery.job(rules, Origin::Bus, None);
+            job.map(|job| vec![job])
+                .map_err(|report| Error::Rule(report.reason.unwrap_or_default()))
+        }
+        Event::Direct(direct) => direct.jobs(rules, &settings.hosts),
+        Event::Http(_) | Event::Queue(_) | Event::Reconcile(_) => Ok(Vec::new()),
     }
 }
 
@@ -46,8 +53,8 @@ fn a_glob_that_is_too_long_or_nested_too_deep_is_refused() {
     let nested = |depth| format!("acme/{}{}", "{a,a".repeat(depth), "}".repeat(depth));
     let long = format!("acme/{}", "?".repeat(300_000));
     for glob in [nested(300), nested(100_000), long] {
-        let error = request(json!({"reconcile": [glob]})).unwrap_err();
-        assert!(error.to_string().contains("`reconcile` is"), "{error}");
+        let error = jobs(json!({"reconcile": [glob]})).unwrap_err();
+        assert!(error.to_string().contains("`reconcile`"), "{error}");
         let rules = json!([{"source": glob, "destination": "{name}"}]);
         assert!(settings(&rules).is_err());
         let tags = json!({"exclude": [glob]});
@@ -56,7 +63,7 @@ fn a_glob_that_is_too_long_or_nested_too_deep_is_refused() {
     }
     let list = format!("acme/{{{}b}}", "a,".repeat(2_000));
     for glob in [nested(32), list, format!("acme/{}", "*?".repeat(2_000))] {
-        assert!(request(json!({"reconcile": [glob]})).is_ok());
+        assert!(jobs(json!({"reconcile": [glob]})).is_ok());
     }
 }
 
@@ -70,7 +77,7 @@ fn a_refusal_is_one_line() {
         json!({"Records": "a\nb"}),
     ];
     for event in events {
-        let text = request(event).unwrap_err().to_string();
+        let text = jobs(event).unwrap_err().to_string();
         assert!(!text.contains(char::is_control), "{text:?}");
     }
     let glob = "acme/[\u{2}-\u{1}]";
@@ -89,14 +96,14 @@ fn a_refusal_is_one_line() {
 /// The Kelvin sign is a letter whose lower case is the `k` of ASCII.
 #[test]
 fn only_letters_of_ascii_have_a_lower_case() {
-    assert!(request(published("acme", "\u{212a}ey")).is_err());
-    assert!(request(published("acme", "Key")).is_ok());
+    assert!(jobs(published("acme", "\u{212a}ey")).is_err());
+    assert!(jobs(published("acme", "Key")).is_ok());
 }
 
 #[test]
 fn a_package_does_not_choose_the_registry() {
     let name = "123456789012.dkr.ecr.eu-west-3.amazonaws.com/api";
-    let error = request(published("acme", name)).unwrap_err();
+    let error = jobs(published("acme", name)).unwrap_err();
     assert!(error.to_string().contains("registry"), "{error}");
 }
 
@@ -113,5 +120,5 @@ fn the_next_page_brings_no_credential() {
     let mut headers = HeaderMap::new();
     let link = "<https://user:password@ghcr.io/x>; rel=next";
     headers.insert(LINK, link.parse().unwrap());
-    assert_eq!(next_page(&headers, &base), None);
+    assert_eq!(next_page(&headers, &base), Err(UntrustedLink::Credentials));
 }

@@ -153,11 +153,12 @@ impl Repository {
             .await
             .map_err(|error| place.broken(error))?
         {
-            *taken += chunk.len() as u64;
-            if *taken > MANIFEST_LIMIT {
+            let length = chunk.len() as u64;
+            if *taken + length > MANIFEST_LIMIT {
                 return Err(too_long(&place));
             }
-            let allowed = allowance.take(chunk.len() as u64).await;
+            *taken += length;
+            let allowed = allowance.take(length).await;
             allowed.map_err(|reason| place.content(reason))?;
             bytes.extend_from_slice(&chunk);
         }
@@ -229,7 +230,8 @@ impl Repository {
                 Err(UntrustedLink::SamePage) => None,
                 Err(reason) => {
                     let detail = format!("the list can't be read to its end: {reason}");
-                    return Err(place.error(Kind::Transient, detail));
+                    // Asked again, the registry would give the same link.
+                    return Err(place.error(Kind::Invalid, detail));
                 }
             };
             let body = refusal::limited_body(response, TAG_PAGE_LIMIT)

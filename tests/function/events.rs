@@ -231,10 +231,10 @@ async fn a_delivery_that_can_not_be_understood_is_a_bad_request() {
             "neither `package` nor `registry_package`",
         ),
         (nameless.to_string(), "names no package"),
-        (published("a tag", &digest), "no valid tag"),
+        (published("a tag", &digest), "not a valid tag"),
         (
             webhook::package_event("acme", "../api", "1", &digest),
-            "no valid package name",
+            "not a valid package name",
         ),
     ];
     for (body, part) in cases {

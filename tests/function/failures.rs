@@ -203,7 +203,7 @@ async fn events_that_are_none() {
         ),
         (
             json!({"source": "github.com", "detail-type": "package", "detail": "{"}),
-            "`detail` is no JSON",
+            "`detail` is not JSON",
         ),
         (json!({"reconcile": "acme/*"}), "`true` or a list of globs"),
         (
@@ -236,7 +236,7 @@ async fn settings_that_are_malformed() {
         (
             "BLOB_CONCURRENCY",
             "six",
-            "setting BLOB_CONCURRENCY is \"six\": a whole number from 1 to 64",
+            "setting BLOB_CONCURRENCY is \"six\": expected a whole number from 1 to 64",
         ),
         (
             "SOURCE_REGISTRY",
@@ -353,7 +353,7 @@ async fn images_that_are_refused() {
             "a digest of another kind",
             good.clone()
                 .rewritten(layer, &format!("sha512:{}", "0".repeat(128))),
-            "is no digest",
+            "is not a digest",
         ),
         (
             "no manifest at all",

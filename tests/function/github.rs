@@ -357,7 +357,7 @@ async fn a_list_is_read_to_its_last_page() {
         .map(|number| format!("team/api{number:03}"))
         .collect();
     for name in &names {
-        api.server.put_package("acme", name);
+        api.server.put_version("acme", name, "sha256:none", &[]);
     }
     assert_eq!(api.packages("acme").await.expect("a list"), names);
     assert_eq!(api.requests("/packages"), 3);
@@ -460,7 +460,8 @@ async fn a_scheduled_run_copies_nothing_by_half_a_list() {
         .github
         .server
         .fault("GET", "/orgs/", 1, page.fault());
-    let (_, message) = scenario.invoke(&webhook::scheduler()).await.error();
+    let reply = scenario.invoke(&webhook::scheduler()).await.reply();
+    let message = reply["error"].as_str().unwrap_or_default();
     assert!(
         message.contains("list packages acme") && message.contains("another host"),
         "{message}"
@@ -541,7 +542,7 @@ async fn private_packages_of_a_personal_account_are_in_its_own_list() {
         2
     );
     // What the account shows to everybody is believed.
-    api.server.put_package("octocat", "api");
+    api.server.put_version("octocat", "api", "sha256:none", &[]);
     assert_eq!(api.packages("octocat").await.expect("a list"), ["api"]);
     assert_eq!(api.requests("/user/packages"), 2);
 }

@@ -232,7 +232,10 @@ async fn nothing_secret_is_printed() {
     printed.push(scenario.fail("2").await.1);
     printed.push(scenario.function.log());
     let printed = printed.concat();
-    assert!(printed.contains("reading on"), "the level is in force");
+    assert!(
+        printed.contains("resuming the read"),
+        "the level is in force"
+    );
     let secrets = [
         Ghcr::TOKEN,
         support::ecr::Ecr::PASSWORD,
