@@ -390,7 +390,7 @@ mod tests {
     async fn a_stalled_answer_is_transient() {
         let server = support::github::GitHub::start().await;
         server.put_organization("acme");
-        server.put_package("acme", "api");
+        server.put_version("acme", "api", "sha256:none", &[]);
         let token = SecretString::from(Ghcr::TOKEN);
         let api = Url::parse(&server.server.url()).unwrap();
         let http = Client::builder().user_agent("tests").build().unwrap();

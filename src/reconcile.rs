@@ -5,6 +5,7 @@
 //! that meets its deadline has done something; and every run begins elsewhere, so that no package is always the last.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, future, stream};
@@ -127,7 +128,7 @@ async fn packages<'a>(
     reports: &mut Reports,
 ) -> Vec<Compared<'a>> {
     let rules = &invocation.rules;
-    let mut listed: HashMap<(&str, Option<&str>), Result<Arc<Vec<String>>>> = HashMap::new();
+    let mut listed: HashMap<(&str, Option<&str>), Listing> = HashMap::new();
     let mut found = Vec::new();
     for rule in rules.iter() {
         let (owner, name) = rule.owner_and_name();
@@ -136,10 +137,10 @@ async fn packages<'a>(
         }
         let packages = match name {
             Some(name) => Ok(Arc::new(vec![format!("{owner}/{name}")])),
-            None => {
-                // Several rules may be about one owner.
-                let key = (owner, rule.token_secret_id());
-                if !listed.contains_key(&key) {
+            // Several rules may be about one owner.
+            None => match listed.entry((owner, rule.token_secret_id())) {
+                Entry::Occupied(listing) => listing.get().clone(),
+                Entry::Vacant(place) => {
                     let listing = invocation
                         .shared
                         .deadline
@@ -151,10 +152,9 @@ async fn packages<'a>(
                         };
                         reports.add(Report::failed(Some(subject), error.clone()));
                     }
-                    listed.insert(key, listing);
+                    place.insert(listing).clone()
                 }
-                listed[&key].clone()
-            }
+            },
         };
         let Ok(packages) = packages else {
             continue;
@@ -188,8 +188,10 @@ async fn packages<'a>(
     found
 }
 
-/// The packages of an owner, in order.
-async fn list(invocation: &Invocation<'_>, rule: &Rule, owner: &str) -> Result<Arc<Vec<String>>> {
+/// The packages of an owner, in order, as far as a token can see them.
+type Listing = Result<Arc<Vec<String>>>;
+
+async fn list(invocation: &Invocation<'_>, rule: &Rule, owner: &str) -> Listing {
     let copier = invocation.copier;
     let observer = &Observer::default();
     let list = |token: Option<SecretString>| async move {

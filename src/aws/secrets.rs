@@ -37,8 +37,11 @@ impl Version {
 /// Reads secrets, and keeps them for five minutes.
 pub struct Secrets {
     client: Client,
-    kept: Mutex<HashMap<(String, Version), Arc<Kept<SecretString>>>>,
+    kept: Mutex<HashMap<(String, Version), KeptText>>,
 }
+
+/// The text of one version of a secret.
+type KeptText = Arc<Kept<SecretString>>;
 
 impl Secrets {
     /// Nothing is read before it is asked for.
