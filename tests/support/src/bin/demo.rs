@@ -2,8 +2,8 @@
 //! local servers.
 //!
 //! ```text
-//! cargo build --release
-//! cargo run --release -p support --bin demo -- target/release/bootstrap
+//! cargo build --workspace --bin bootstrap --bin demo
+//! target/debug/demo target/debug/bootstrap
 //! ```
 //!
 //! It sends three deliveries: one for a pushed image, the same again, and one that somebody else
