@@ -1,14 +1,18 @@
 # `make` lists what there is. The demo and test-fast need Rust alone, fuzz a C++ compiler too; the others install what else they need.
 
-# One of the environments in samconfig.toml.
-ENVIRONMENT ?= default
+# One of the environments in samconfig.toml, and the file of its parameters, from which the build learns the architecture too.
+ENVIRONMENT ?= development
+PARAMETERS ?= deploy/$(ENVIRONMENT).yaml
 # Settings of the function when it runs on this machine.
 ENV ?= events/environment.json
 FUNCTION ?= CopyFunction
 PORT ?= 3000
 
-export PATH := $(CURDIR)/.tools/venv/bin:$(PATH)
-export SAM_CLI_TELEMETRY := 0
+# SAM runs cargo, and cargo finds cargo-lambda by PATH. make 3.81, which macOS has, does not look for commands along a PATH
+# that a Makefile exports, so each command gets its own. The architecture is the parameter's, but SAM tells cargo-lambda of
+# arm64 alone, and without a word of it an ARM machine would build for itself; --arm64 beats what is set here.
+SAM := PATH="$(CURDIR)/.tools/venv/bin:$$PATH" CARGO_LAMBDA_BUILD='{x86_64=true}' SAM_CLI_TELEMETRY=0 .tools/venv/bin/sam
+TOOLS := .tools/venv/deploy.txt
 
 # What runs here is built for here. In the place of Lambda's base image the one that the tests have made will do, if any.
 HOST_ARCHITECTURE := $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,x86_64)
@@ -19,14 +23,16 @@ LOCAL_OPTIONS = --template $(LOCAL_BUILD)/template.yaml --parameter-overrides Ar
 	$(if $(shell docker image ls --quiet $(LOCAL_IMAGE) 2>/dev/null),--invoke-image $(LOCAL_IMAGE) --skip-pull-image)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test-fast test fuzz build local-build invoke start-api deploy remote-invoke fmt clean
+.PHONY: help demo bench test-fast test fuzz parameters build local-build invoke start-api deploy remote-invoke fmt clean
 
 help: ## list these targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# The development profile: the release profile's link-time optimisation takes longer than all else together. And the whole
+# workspace's features, though only these two are built: then both share one build of each crate, which the tests use too.
 demo: ## copy an image between two registries on this machine, through the real binary
-	cargo build --release --locked --bin bootstrap
-	cargo run --release --locked --package support --bin demo -- target/release/bootstrap
+	cargo build --locked --workspace --bin bootstrap --bin demo
+	target/debug/demo target/debug/bootstrap
 
 bench: ## measure beside skopeo, and the floor by curl (CASES="a f", ROUNDS=5)
 	tests/real/install.sh peers
@@ -37,7 +43,7 @@ test-fast: ## format, lints, tests, the demo and documentation
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked
-	cargo run --locked --package support --bin demo -- target/debug/bootstrap
+	$(MAKE) demo
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
 test: test-fast ## all of that, and the built functions in a container, between real registries
@@ -47,29 +53,41 @@ test: test-fast ## all of that, and the built functions in a container, between 
 fuzz: ## fuzz what reads outside bytes: FUZZ_SECONDS=30 for each target, TARGETS="event http …" for some
 	tests/fuzz/run.sh $(TARGETS)
 
-.tools/venv/requirements.txt: tests/real/requirements.txt
-	tests/real/install.sh python
+$(TOOLS): deploy/requirements.txt
+	deploy/install.sh
 
-build: .tools/venv/requirements.txt ## the function for AWS (ARCHITECTURE=x86_64 for Intel and AMD)
-	cargo lambda build --release --locked --bin bootstrap $(if $(filter x86_64,$(ARCHITECTURE)),--x86-64,--arm64)
+# SAM ignores a parameter that the template does not have.
+parameters:
+	@test -f "$(PARAMETERS)" || { echo 'there is no $(PARAMETERS): copy deploy/example.yaml there and fill it in, or name another file: PARAMETERS=….yaml' >&2; exit 2; }
+	@for name in $$(sed -n 's/^\([A-Za-z][A-Za-z]*\):.*/\1/p' "$(PARAMETERS)"); do \
+		grep -q "^  $$name:" template.yaml || { echo "$(PARAMETERS): template.yaml has no parameter $$name" >&2; exit 2; }; \
+	done
 
-local-build: .tools/venv/requirements.txt
-	sam build --parameter-overrides Architecture=$(HOST_ARCHITECTURE) --build-dir $(LOCAL_BUILD)
+build: parameters $(TOOLS) ## the functions for AWS, as the parameters say (ENVIRONMENT=production, or PARAMETERS=….yaml)
+	$(SAM) build --parameter-overrides file://$(PARAMETERS)
+
+local-build: $(TOOLS)
+	$(SAM) build --parameter-overrides Architecture=$(HOST_ARCHITECTURE) --build-dir $(LOCAL_BUILD)
 
 invoke: local-build ## invoke the function in a container here: EVENT=events/….json (ENV=….json for its settings, FUNCTION=…)
 	@test -n "$(EVENT)" || { echo 'make invoke EVENT=events/….json' >&2; exit 2; }
-	sam local invoke $(FUNCTION) --event $(EVENT) $(LOCAL_OPTIONS)
+	$(SAM) local invoke $(FUNCTION) --event $(EVENT) $(LOCAL_OPTIONS)
 
 start-api: local-build ## the webhook in a container here, on http://127.0.0.1:3000/webhook (ENV=….json, PORT=…)
-	sam local start-api --port $(PORT) $(LOCAL_OPTIONS)
+	$(SAM) local start-api --port $(PORT) $(LOCAL_OPTIONS)
 
-deploy: .tools/venv/requirements.txt ## build and deploy (ENVIRONMENT=production); asks, or takes PARAMETERS="DestinationRepositories=arn:… Rules=…"
-	sam build
-	sam deploy --config-env $(ENVIRONMENT) $(if $(PARAMETERS),--parameter-overrides $(PARAMETERS),--guided)
+deploy: build ## build and deploy with the parameters in deploy/development.yaml (ENVIRONMENT=production, or PARAMETERS=….yaml)
+	$(SAM) deploy --config-env $(ENVIRONMENT) $(if $(AWS_REGION),--region $(AWS_REGION)) --parameter-overrides file://$(PARAMETERS)
 
-remote-invoke: .tools/venv/requirements.txt ## invoke the deployed function: EVENT=events/….json (ENVIRONMENT=production)
+STACK = $(shell sed -n '/^\[$(ENVIRONMENT)\.global\./,/^stack_name/ s/^stack_name *= *"\(.*\)".*/\1/p' samconfig.toml)
+
+# By the AWS CLI: SAM's own command gives up after a minute, and invokes again.
+remote-invoke: ## invoke the deployed function: EVENT=events/….json (ENVIRONMENT=production)
 	@test -n "$(EVENT)" || { echo 'make remote-invoke EVENT=events/….json' >&2; exit 2; }
-	sam remote invoke CopyFunction --config-env $(ENVIRONMENT) --event-file $(EVENT)
+	AWS_MAX_ATTEMPTS=1 aws lambda invoke --cli-read-timeout 0 --cli-binary-format raw-in-base64-out --function-name "$$( \
+		aws cloudformation describe-stack-resource --logical-resource-id CopyFunction --stack-name $(STACK) \
+			--query StackResourceDetail.PhysicalResourceId --output text)" \
+		--payload file://$(EVENT) /dev/stdout
 
 fmt: ## format the Rust code
 	cargo fmt --all

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Installs what tests/real needs and this machine lacks: Python tools in .tools/venv (SAM and cargo-lambda among them) and
-# .tools/checkov-venv, Debian packages, a Docker engine. `install.sh python` stops after the first, which is enough to
-# build and deploy; `install.sh peers` installs only the commands that tests/bench runs. May run any number of times; when
-# everything is there, it changes nothing. Runs as root or with sudo.
+# Installs what tests/real needs and this machine lacks: Python tools in .tools/venv, beside those of deployment, and in
+# .tools/checkov-venv, Debian packages, a Docker engine. `install.sh peers` installs only the commands that tests/bench
+# runs. May run any number of times; when everything is there, it changes nothing. Runs as root or with sudo.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -38,9 +37,6 @@ install_packages() {
     fail "apt-get could not install: $*"
 }
 
-command -v cargo >/dev/null ||
-  fail "there is no cargo; install Rust as https://www.rust-lang.org/tools/install describes"
-
 # Adds to `missing` the packages of those commands, each given as command:package, that there are not.
 missing=()
 look_for() {
@@ -56,22 +52,24 @@ if [ "${1-}" = peers ]; then
   exit 0
 fi
 
-# A virtual environment under .tools with exactly what a requirements file lists.
-python_environment() {
+python=${PYTHON:-python3}
+"$python" -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  fail "tests/real needs Python 3.11 or newer, and $python is $("$python" --version); name another: PYTHON=python3.13"
+
+# Installs what a requirements file lists into a virtual environment under .tools, and leaves a copy of the list there.
+install_python_tools() {
   local environment=.tools/$1 requirements=tests/real/$2
-  ! cmp --silent "$requirements" "$environment/requirements.txt" || return 0
-  python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
-  rm -rf "$environment"
-  python3 -m venv "$environment"
+  ! cmp -s "$requirements" "$environment/tests.txt" || return 0
+  [ -x "$environment/bin/pip" ] || "$python" -m venv "$environment"
   "$environment/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements" ||
-    fail "pip could not install $requirements with $(python3 --version)"
-  cp "$requirements" "$environment/requirements.txt"
+    fail "pip could not install $requirements with $("$environment/bin/python" --version)"
+  cp "$requirements" "$environment/tests.txt"
 }
 
-mkdir -p .tools
-python_environment venv requirements.txt
-[ "${1-}" != python ] || exit 0
-python_environment checkov-venv checkov.txt
+deploy/install.sh
+install_python_tools venv requirements.txt
+install_python_tools checkov-venv checkov.txt
 
 look_for curl:curl docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap htpasswd:apache2-utils
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)

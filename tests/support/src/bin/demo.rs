@@ -1,8 +1,8 @@
 //! A demonstration: the real function copies an image of realistic size between local servers.
 //!
 //! ```text
-//! cargo build --release
-//! cargo run --release -p support --bin demo -- target/release/bootstrap
+//! cargo build --workspace --bin bootstrap --bin demo
+//! target/debug/demo target/debug/bootstrap
 //! ```
 //!
 //! It sends three deliveries: one for a pushed image, the same again, and one with a forged signature.
