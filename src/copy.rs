@@ -232,10 +232,10 @@ impl Copy<'_> {
             shared,
         };
         let mut lost_parts = Places::default();
-        // Boxed, as it is large.
-        for ((place, _), end) in plans.iter().zip(Box::pin(transfer.run()).await) {
-            let destination = &self.destinations[*place];
-            tracks[*place].end = match end {
+        // Told at once, so that a destination that is done is known to be if the deadline cuts the others.
+        let ended = |plan: usize, end| {
+            let (place, _) = plans[plan];
+            tracks[place].end = match end {
                 End::Copied => Some(Ok(Outcome::Copied)),
                 End::Overtaken if is_last => Some(Err(self.source.not_as_written(
                     &self.version.tag_or_digest(),
@@ -243,13 +243,15 @@ impl Copy<'_> {
                 ))),
                 End::Overtaken => None,
                 End::Failed(Error::PartMissing { .. }) if !is_last => {
-                    shared.carriage.forget(&destination.prefix());
-                    lost_parts = lost_parts.with(*place);
+                    shared.carriage.forget(&self.destinations[place].prefix());
+                    lost_parts = lost_parts.with(place);
                     None
                 }
                 End::Failed(error) => Some(Err(error)),
             };
-        }
+        };
+        // Boxed, as it is large.
+        Box::pin(transfer.run(ended)).await;
         Ok(lost_parts)
     }
 

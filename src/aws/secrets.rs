@@ -41,7 +41,9 @@ pub struct Secrets {
 }
 
 /// The text of one version of a secret.
-type KeptText = Arc<Kept<SecretString>>;
+/// `None` stands for a previous version that is not there or can't be read: that is kept too, so that requests with a bad signature
+/// don't cause a call each.
+type KeptText = Arc<Kept<Option<SecretString>>>;
 
 impl Secrets {
     /// Nothing is read before it is asked for.
@@ -86,31 +88,43 @@ impl Secrets {
         id: &str,
         freshness: Freshness,
     ) -> Result<Option<SecretString>> {
-        match self.text(id, Version::Previous, freshness).await {
-            Ok(text) => Ok(parse(text.expose_secret(), "secret")
-                .ok()
-                .map(|(secret, _)| secret)),
-            Err(error) if error.kind().may_pass() => Err(error),
-            Err(_) => Ok(None),
-        }
+        let text = self.kept(id, Version::Previous, freshness).await?;
+        let parsed = text.and_then(|text| parse(text.expose_secret(), "secret").ok());
+        Ok(parsed.map(|(secret, _)| secret))
     }
 
-    /// The whole text of a secret.
+    /// The whole text of a secret, read at each call.
     ///
     /// # Errors
     /// Names the secret, never its value.
     pub async fn setting(&self, id: &str) -> Result<SecretString> {
-        self.text(id, Version::Current, Freshness::Kept).await
+        self.read(id, Version::Current).await
     }
 
-    /// One version of a secret, kept.
+    /// The version of a secret that is in use, kept.
     async fn text(&self, id: &str, version: Version, freshness: Freshness) -> Result<SecretString> {
+        let text = self.kept(id, version, freshness).await?;
+        text.ok_or_else(|| Error::Internal("a secret in use is never kept as missing".to_owned()))
+    }
+
+    async fn kept(
+        &self,
+        id: &str,
+        version: Version,
+        freshness: Freshness,
+    ) -> Result<Option<SecretString>> {
         let kept = {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
             kept.entry((id.to_owned(), version)).or_default().clone()
         };
         // Boxed, as the SDK's futures are large, and in several others.
-        let read = async || Ok((Box::pin(self.read(id, version)).await?, LIFETIME));
+        let read = async || match Box::pin(self.read(id, version)).await {
+            Ok(text) => Ok((Some(text), LIFETIME)),
+            Err(error) if version == Version::Previous && !error.kind().may_pass() => {
+                Ok((None, LIFETIME))
+            }
+            Err(error) => Err(error),
+        };
         kept.get(freshness, read).await
     }
 

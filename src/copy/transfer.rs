@@ -65,9 +65,9 @@ enum Step {
 }
 
 impl Transfer<'_> {
-    /// Moves what the plans say is missing, and gives an end for each plan in their order. Dropping the future stops the transfer;
-    /// finished blobs stay. A blob that by the pace of those before it can't be finished in time is not begun.
-    pub(super) async fn run(&self) -> Vec<End> {
+    /// Moves what the plans say is missing, and tells the position and the end of each plan when it comes. Dropping the future stops
+    /// the transfer; finished blobs stay. A blob that by the pace of those before it can't be finished in time is not begun.
+    pub(super) async fn run(&self, mut ended: impl FnMut(usize, End)) {
         let failed = AtomicU64::new(0);
         let mut progress: Vec<Progress<'_>> = self
             .plans
@@ -83,7 +83,7 @@ impl Transfer<'_> {
             .buffer_unordered(self.shared.concurrency);
         let mut steps = FuturesUnordered::new();
         // When every plan has ended there is nothing to wait for: what is still on its way is of plans that have failed.
-        while progress.iter().any(|progress| progress.end.is_none()) {
+        while progress.iter().any(|progress| !progress.is_over) {
             for (position, progress) in progress.iter_mut().enumerate() {
                 for manifest in progress.ready() {
                     steps.push(self.step(position, manifest));
@@ -96,15 +96,25 @@ impl Transfer<'_> {
                 else => break,
             };
             for (position, step) in done {
-                if let Some(progress) = progress.get_mut(position) {
-                    progress.done(step);
-                    if progress.has_failed() {
-                        failed.fetch_or(1 << position, Ordering::Relaxed);
-                    }
+                let Some(end) = progress
+                    .get_mut(position)
+                    .and_then(|progress| progress.done(step))
+                else {
+                    continue;
+                };
+                if matches!(end, End::Failed(_)) {
+                    failed.fetch_or(1 << position, Ordering::Relaxed);
                 }
+                ended(position, end);
             }
         }
-        progress.into_iter().map(Progress::end).collect()
+        for (position, progress) in progress
+            .iter()
+            .enumerate()
+            .filter(|(_, progress)| !progress.is_over)
+        {
+            ended(position, progress.cut());
+        }
     }
 
     /// Brings a blob to the plans that lack it, each given with the blob's position in it.
@@ -346,8 +356,9 @@ struct Progress<'a> {
     left: usize,
     /// Whether a blob was not begun, as there is no time left.
     is_cut: bool,
-    end: Option<End>,
     is_tag_begun: bool,
+    /// Its end was told.
+    is_over: bool,
 }
 
 impl<'a> Progress<'a> {
@@ -360,8 +371,8 @@ impl<'a> Progress<'a> {
             ready: Vec::new(),
             left: plan.blobs.len() + plan.manifests.len(),
             is_cut: false,
-            end: None,
             is_tag_begun: false,
+            is_over: false,
         };
         for (position, push) in plan.manifests.iter().enumerate() {
             let position = position as u32;
@@ -383,13 +394,9 @@ impl<'a> Progress<'a> {
         progress
     }
 
-    fn has_failed(&self) -> bool {
-        matches!(self.end, Some(End::Failed(_)))
-    }
-
     /// The manifests that may be pushed now. When all are there, the position after the last one stands for the tag.
     fn ready(&mut self) -> Vec<u32> {
-        if self.end.is_some() {
+        if self.is_over {
             return Vec::new();
         }
         if self.left == 0 && !self.is_tag_begun {
@@ -399,23 +406,29 @@ impl<'a> Progress<'a> {
         std::mem::take(&mut self.ready)
     }
 
-    fn done(&mut self, step: Step) {
-        match step {
+    /// Takes note of a step, and gives the end if that was it. The first failure is the end, as it tells most.
+    fn done(&mut self, step: Step) -> Option<End> {
+        let end = match step {
             Step::Blob(position, Ok(Carried::Arrived)) => {
-                let waiters = waiters(&self.blob_waiters, position);
-                self.arrived(waiters);
+                self.arrived(waiters(&self.blob_waiters, position));
+                None
             }
             Step::Manifest(position, Ok(())) => {
-                let waiters = waiters(&self.manifest_waiters, position);
-                self.arrived(waiters);
+                self.arrived(waiters(&self.manifest_waiters, position));
+                None
             }
-            Step::Blob(_, Ok(Carried::NotBegun)) => self.is_cut = true,
-            Step::Tag(Ok(end)) => self.end = Some(end),
-            // The first failure tells most.
+            Step::Blob(_, Ok(Carried::NotBegun)) => {
+                self.is_cut = true;
+                None
+            }
+            Step::Tag(Ok(end)) => Some(end),
             Step::Blob(_, Err(error)) | Step::Manifest(_, Err(error)) | Step::Tag(Err(error)) => {
-                self.end.get_or_insert(End::Failed(error));
+                Some(End::Failed(error))
             }
-        }
+        };
+        let end = end.filter(|_| !self.is_over);
+        self.is_over |= end.is_some();
+        end
     }
 
     fn arrived(&mut self, waiters: Vec<u32>) {
@@ -429,14 +442,12 @@ impl<'a> Progress<'a> {
         }
     }
 
-    fn end(self) -> End {
-        match self.end {
-            Some(end) => end,
-            None if self.is_cut => End::Failed(Error::Deadline),
-            None => End::Failed(Error::Internal(
-                "a plan was not carried out to its end".to_owned(),
-            )),
-        }
+    /// The end of a plan of which not everything was begun.
+    fn cut(&self) -> End {
+        End::Failed(match self.is_cut {
+            true => Error::Deadline,
+            false => Error::Internal("a plan was not carried out to its end".to_owned()),
+        })
     }
 }
 

@@ -199,6 +199,10 @@ impl Authorization {
     }
 
     fn remember_secret(&self, secret: &str) {
+        // A text as short as that is no secret, and may be a part of any word.
+        if secret.len() < 6 {
+            return;
+        }
         let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         if secrets.iter().all(|known| known.expose_secret() != secret) {
             secrets.push(SecretString::from(secret));
