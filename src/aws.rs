@@ -1,5 +1,6 @@
 //! The AWS APIs: secrets, the authorization for ECR's registries, and the job queue.
 
+mod connector;
 pub mod ecr;
 mod error;
 pub mod queue;
@@ -14,15 +15,16 @@ use aws_config::{BehaviorVersion, SdkConfig};
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Reads the configuration that Lambda provides in the environment.
+/// Reads the configuration that Lambda provides in the environment. Calls are sent by `http`, the client of the registries.
 ///
 /// The behaviour is pinned, so that an update of the SDK changes retries and time-outs only when this line does.
-pub async fn configuration() -> SdkConfig {
+pub async fn configuration(http: reqwest::Client) -> SdkConfig {
     let timeouts = TimeoutConfig::builder()
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
         .operation_timeout(OPERATION_TIMEOUT)
         .build();
     aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(connector::sdk_client(http))
         .timeout_config(timeouts)
         .load()
         .await

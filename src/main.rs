@@ -35,10 +35,10 @@ async fn main() -> Result<(), lambda_runtime::Error> {
 
 async fn start() -> Result<App, Error> {
     let mut settings = Settings::read(environment)?;
-    let configuration = aws::configuration().await;
+    let http = registry::client()?;
+    let configuration = aws::configuration(http.clone()).await;
     let secrets = Arc::new(Secrets::new(&configuration));
     let ecr = Arc::new(Ecr::new(&configuration));
-    let http = registry::client()?;
     let queue = settings.job_queue_url.clone().map(|url| {
         let dead_letter_url = settings.dead_letter_queue_url.clone();
         Queue::new(&configuration, url, dead_letter_url)

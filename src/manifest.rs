@@ -338,9 +338,10 @@ fn child(entry: Entry) -> Result<Descriptor, String> {
     // BuildKit's cache is an index of layers, unless it was exported with `image-manifest=true`. ECR stores no such index.
     // (moby/buildkit#2251, aws/containers-roadmap#876)
     if entry.nature != Nature::Manifest {
-        return Err(
-            "its index lists something else than manifests, as a BuildKit cache does, and ECR does not store that; exclude the tag in the rule, or export the cache with `image-manifest=true`".to_owned(),
-        );
+        let listed = entry.descriptor()?.digest;
+        return Err(format!(
+            "the index lists {listed}, which is not a manifest: a BuildKit cache does so, and ECR does not store it; exclude the tag in the rule, or export the cache with `image-manifest=true`"
+        ));
     }
     let child = entry.descriptor()?;
     if child.size > MANIFEST_LIMIT {

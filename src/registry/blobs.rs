@@ -7,10 +7,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::{Body, RequestBuilder, Response, StatusCode};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
 use super::refusal::Place;
@@ -20,6 +21,10 @@ use crate::manifest::{Descriptor, Digest};
 
 /// A commit of many gigabytes is checked by the destination before it answers.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// An upload reads on while fewer than so many of its bytes are still to be sent. Without it the HTTP client takes up to 400 KiB
+/// and one more read, and holds each read's whole buffer for it; the kernel has a send buffer of its own behind that.
+const UPLOAD_BUFFER: usize = 128 * 1024;
 
 /// GHCR redirects a blob once; a few more are followed, a loop is not.
 const REDIRECT_LIMIT: usize = 5;
@@ -154,7 +159,7 @@ impl Repository {
             .authorized(self.http.put(upload.url), header.clone())
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, *size)
-            .body(Body::wrap_stream(watched));
+            .body(Body::wrap_stream(bounded(watched)));
         let response = self.counted(&place, request);
         let response = match flow.unless_stalled(*size, response).await {
             Some(result) => result?,
@@ -293,6 +298,39 @@ impl BlobReader {
             advice: String::new(),
             retry_after: None,
         }
+    }
+}
+
+/// The same bytes, of which the one that takes them holds at most [`UPLOAD_BUFFER`] and one read.
+fn bounded(
+    bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin + 'static,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    let room = Arc::new(Semaphore::new(UPLOAD_BUFFER));
+    stream::unfold((bytes, room), |(mut bytes, room)| async move {
+        let mut permit = room.clone().acquire_owned().await.ok()?;
+        let next = bytes.next().await?.map(|bytes| {
+            let rest = bytes.len().min(room.available_permits());
+            if let Ok(rest) = room.clone().try_acquire_many_owned(rest as u32) {
+                permit.merge(rest);
+            }
+            Bytes::from_owner(Held {
+                bytes,
+                _permit: permit,
+            })
+        });
+        Some((next, (bytes, room)))
+    })
+}
+
+/// Bytes that give their room back when they are dropped, which is when they are sent.
+struct Held {
+    bytes: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
