@@ -241,13 +241,14 @@ pub(super) fn once(class: Class, operation: Operation) -> &'static [&'static str
         }
         (Unauthorized | Forbidden | Expired, _) => &["Denied"],
         (Missing, HeadTag | HeadManifest | HeadBlob) => COPIED,
-        (Missing, ReadBack) => &["copied", "NotFound", "Invalid"],
+        // ECR may be late to show what was written: it is looked for until it does.
+        (Missing, ReadBack) => COPIED,
         (Missing, GetStorage) => &["copied", "NotFound"],
         (Missing, _) => &["NotFound"],
         (Range, PostUpload | PutBlob) => COPIED,
         (Range, _) => &["copied", "Invalid"],
-        // Believed, and found out by the manifest that lacks its blob.
-        (Page, HeadBlob) => &["copied", "Transient"],
+        // Believed, and found out by the manifest that lacks its blob: then everything is looked at again.
+        (Page | ToPrivate, HeadBlob) => COPIED,
         (Page, PostUpload | PutBlob | PutManifest | PutTag) => &["copied", "Transient", "Invalid"],
         (Page, _) => COPIED,
         (ToItself, GetStorage) => COPIED,
@@ -255,7 +256,6 @@ pub(super) fn once(class: Class, operation: Operation) -> &'static [&'static str
         (ToItself, GetBlob) => &["copied", "Denied", "Invalid"],
         (ToItself | ToForeign, HeadBlob) => &["copied", "Transient", "Invalid"],
         (ToItself, _) | (ToForeign, GetBlob | GetStorage) => &["copied", "Invalid"],
-        (ToPrivate, HeadBlob) => &["Transient", "Invalid"],
         (ToPrivate | ToForeign, _) => &["Invalid"],
     }
 }
@@ -276,7 +276,7 @@ pub(super) fn for_ever(class: Class, operation: Operation) -> &'static [&'static
         (Unauthorized | Forbidden | Expired, GetStorage) => &["Denied", "Transient"],
         (Unauthorized | Forbidden | Expired, _) => &["Denied"],
         (Missing, HeadManifest | HeadBlob) => COPIED,
-        (Missing, HeadTag) => &["copied", "NotFound", "Invalid"],
+        (Missing, HeadTag) => &["Transient"],
         (Missing, _) => &["NotFound"],
         (Page, HeadTag | HeadManifest) => COPIED,
         (Page, Token) => &["Transient"],
