@@ -26,7 +26,7 @@ use crate::worker;
 
 /// GitHub gives up a delivery after ten seconds. Where a queue does the work, the answer comes before that, be it a refusal.
 /// (GitHub documentation, "Handling webhook deliveries")
-const WEBHOOK_PATIENCE: Duration = Duration::from_secs(9);
+const WEBHOOK_PATIENCE: Duration = Duration::from_secs(8);
 
 /// What lives across invocations.
 pub struct App {
@@ -153,6 +153,10 @@ impl App {
             .webhook_secret_id
             .as_deref()
             .ok_or(Error::Signature)?;
+        // Whoever signs nothing at all is not worth a call.
+        if request.signature.is_none() {
+            return Err(Error::Signature);
+        }
         let is_signed =
             |secret: &_| webhook::is_signed(secret, &request.body, request.signature.as_deref());
         for freshness in [Freshness::Kept, Freshness::AfterRefusal] {

@@ -65,8 +65,9 @@ impl Invocation<'_> {
             Ok(others) if job.options.dry_run => Box::pin(self.copy_all(others)).await,
             Ok(others) => Box::pin(self.enqueue(others)).await,
             Err(error) => {
-                let named = reports.iter_mut().find(|report| report.figures.is_some());
-                match named {
+                let is_done =
+                    |report: &&mut Report| report.figures.is_some() && report.error.is_none();
+                match reports.iter_mut().find(is_done) {
                     Some(report) => report.warn(format!(
                         "the other tags of this digest could not be learnt, a scheduled run will find them: {error}"
                     )),
@@ -76,10 +77,11 @@ impl Invocation<'_> {
                         reports.push(Report::failed(subject, error));
                     }
                     None => {
-                        if let Some(reason) = reports.iter_mut().find_map(|report| report.reason.as_mut()) {
-                            reason.push_str(&format!(
-                                "; the other tags of this digest could not be learnt: {error}"
-                            ));
+                        let text = format!("the other tags of this digest could not be learnt: {error}");
+                        match reports.first_mut() {
+                            Some(Report { reason: Some(reason), .. }) => reason.push_str(&format!("; {text}")),
+                            Some(report) => report.warn(text),
+                            None => {}
                         }
                     }
                 }

@@ -104,3 +104,13 @@ where
     }
     attempt(fresh).await
 }
+
+#[cfg(test)]
+impl<T> Kept<T> {
+    /// As if the lifetime of the value were over.
+    pub(crate) async fn expire(&self) {
+        if let Some(entry) = self.0.lock().await.as_mut() {
+            entry.expires_at = Instant::now();
+        }
+    }
+}

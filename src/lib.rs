@@ -40,6 +40,7 @@
 //! | [`job`], [`reference`], [`endpoint`] | one copy to make; what is copied and where to; registry hosts |
 //! | [`retry`], [`deadline`], [`allowance`] | the one owner of further tries, of time, of the memory for manifests |
 //! | [`observer`], [`kept`] | counts, made where things happen; values that are read again when they are old or refused |
+//! | [`redaction`] | foreign texts without the secrets that they echo |
 //! | [`manifest`], [`link`] | digests, descriptors, manifests; the next page of a list |
 //! | [`error`] | one error type, classified once |
 //!
@@ -104,6 +105,8 @@ pub mod allowance;
 pub mod observer;
 
 pub mod kept;
+
+pub mod redaction;
 
 pub mod manifest;
 

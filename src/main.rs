@@ -72,7 +72,7 @@ fn start_logging() {
         level => level.parse().ok(),
     });
     let levels = Targets::new()
-        .with_default(LevelFilter::WARN)
+        .with_default(level.map_or(LevelFilter::WARN, |level| level.min(LevelFilter::WARN)))
         .with_target("lambda_runtime", LevelFilter::INFO)
         .with_target("ghcr_to_ecr", level.unwrap_or(LevelFilter::INFO));
     let lines = fmt::layer().with_target(false).without_time();

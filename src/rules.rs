@@ -110,9 +110,14 @@ impl Rules {
     pub fn parse(text: &str, hosts: &Hosts) -> Result<Self, String> {
         let values: Vec<Value> = serde_json::from_str(text)
             .map_err(|error| format!("not a JSON array of rules: {error}"))?;
-        let rule = |(position, value)| {
-            serde_json::from_value::<RuleFields>(value)
-                .map_err(|error| error.to_string())
+        let rule = |(position, value): (usize, Value)| {
+            // Said here, as serde quotes what it finds instead, which may be another secret than the one with the rules.
+            let object = value.is_object().then_some(value);
+            object
+                .ok_or("expected an object".to_owned())
+                .and_then(|value| {
+                    serde_json::from_value::<RuleFields>(value).map_err(|error| error.to_string())
+                })
                 .and_then(|fields| Rule::new(fields, hosts))
                 // Some reasons quote what was written as it is, line breaks and all.
                 .map_err(|reason| reason.replace(char::is_control, " "))

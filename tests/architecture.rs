@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 28] = [
+const IMPORTS: [(&str, &[&str]); 29] = [
     (
         "main",
         &[
@@ -143,9 +143,10 @@ const IMPORTS: [(&str, &[&str]); 28] = [
             "link",
             "manifest",
             "observer",
+            "redaction",
         ],
     ),
-    ("github", &["error", "link", "manifest"]),
+    ("github", &["error", "link", "manifest", "redaction"]),
     ("aws", &["endpoint", "error", "kept", "manifest"]),
     ("config", &["endpoint", "error", "rules"]),
     ("rules", &["endpoint", "reference"]),
@@ -157,6 +158,7 @@ const IMPORTS: [(&str, &[&str]); 28] = [
     ("allowance", &["manifest"]),
     ("observer", &[]),
     ("kept", &["error"]),
+    ("redaction", &[]),
     ("manifest", &[]),
     ("link", &[]),
     ("error", &[]),

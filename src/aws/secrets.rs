@@ -17,7 +17,7 @@ use crate::kept::{Freshness, Kept};
 const LIFETIME: Duration = Duration::from_secs(5 * 60);
 
 /// A version of a secret, by Secrets Manager's own names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 enum Version {
     /// `AWSCURRENT`: the one in use.
     Current,
@@ -37,20 +37,34 @@ impl Version {
 /// Reads secrets, and keeps them for five minutes.
 pub struct Secrets {
     client: Client,
-    kept: Mutex<HashMap<(String, Version), KeptText>>,
+    current: Cache<SecretString>,
+    /// That there is none is kept too: otherwise each bad signature would cost a call.
+    previous: Cache<Option<SecretString>>,
 }
 
-/// The text of one version of a secret.
-/// `None` stands for a previous version that is not there or can't be read: that is kept too, so that requests with a bad signature
-/// don't cause a call each.
-type KeptText = Arc<Kept<Option<SecretString>>>;
+/// What is kept of each secret, by its id.
+struct Cache<T>(Mutex<HashMap<String, Arc<Kept<T>>>>);
+
+impl<T> Default for Cache<T> {
+    fn default() -> Self {
+        Cache(Mutex::default())
+    }
+}
+
+impl<T> Cache<T> {
+    fn of(&self, id: &str) -> Arc<Kept<T>> {
+        let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        cache.entry(id.to_owned()).or_default().clone()
+    }
+}
 
 impl Secrets {
     /// Nothing is read before it is asked for.
     pub fn new(configuration: &SdkConfig) -> Self {
         Secrets {
             client: Client::new(configuration),
-            kept: Mutex::default(),
+            current: Cache::default(),
+            previous: Cache::default(),
         }
     }
 
@@ -64,7 +78,7 @@ impl Secrets {
         id: &str,
         freshness: Freshness,
     ) -> Result<(SecretString, Option<String>)> {
-        let text = self.text(id, Version::Current, freshness).await?;
+        let text = self.current(id, freshness).await?;
         parse(text.expose_secret(), "token").map_err(|detail| unusable(id, detail))
     }
 
@@ -73,7 +87,7 @@ impl Secrets {
     /// # Errors
     /// Names the secret, never its value.
     pub async fn webhook_secret(&self, id: &str, freshness: Freshness) -> Result<SecretString> {
-        let text = self.text(id, Version::Current, freshness).await?;
+        let text = self.current(id, freshness).await?;
         let secret =
             parse(text.expose_secret(), "secret").map_err(|detail| unusable(id, detail))?;
         Ok(secret.0)
@@ -88,12 +102,18 @@ impl Secrets {
         id: &str,
         freshness: Freshness,
     ) -> Result<Option<SecretString>> {
-        let text = self.kept(id, Version::Previous, freshness).await?;
-        let parsed = text.and_then(|text| parse(text.expose_secret(), "secret").ok());
-        Ok(parsed.map(|(secret, _)| secret))
+        let read = async || match self.read(id, Version::Previous).await {
+            Ok(text) => {
+                let secret = parse(text.expose_secret(), "secret").ok();
+                Ok((secret.map(|(secret, _)| secret), LIFETIME))
+            }
+            Err(error) if error.kind().may_pass() => Err(error),
+            Err(_) => Ok((None, LIFETIME)),
+        };
+        self.previous.of(id).get(freshness, read).await
     }
 
-    /// The whole text of a secret, read at each call.
+    /// The whole text of a secret, which is not kept here.
     ///
     /// # Errors
     /// Names the secret, never its value.
@@ -101,36 +121,15 @@ impl Secrets {
         self.read(id, Version::Current).await
     }
 
-    /// The version of a secret that is in use, kept.
-    async fn text(&self, id: &str, version: Version, freshness: Freshness) -> Result<SecretString> {
-        let text = self.kept(id, version, freshness).await?;
-        text.ok_or_else(|| Error::Internal("a secret in use is never kept as missing".to_owned()))
-    }
-
-    async fn kept(
-        &self,
-        id: &str,
-        version: Version,
-        freshness: Freshness,
-    ) -> Result<Option<SecretString>> {
-        let kept = {
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.entry((id.to_owned(), version)).or_default().clone()
-        };
-        // Boxed, as the SDK's futures are large, and in several others.
-        let read = async || match Box::pin(self.read(id, version)).await {
-            Ok(text) => Ok((Some(text), LIFETIME)),
-            Err(error) if version == Version::Previous && !error.kind().may_pass() => {
-                Ok((None, LIFETIME))
-            }
-            Err(error) => Err(error),
-        };
-        kept.get(freshness, read).await
+    async fn current(&self, id: &str, freshness: Freshness) -> Result<SecretString> {
+        let read = async || Ok((self.read(id, Version::Current).await?, LIFETIME));
+        self.current.of(id).get(freshness, read).await
     }
 
     async fn read(&self, id: &str, version: Version) -> Result<SecretString> {
         let request = self.client.get_secret_value().secret_id(id);
-        let output = request.version_stage(version.stage()).send().await;
+        // Boxed, as the SDK's futures are large, and in several others.
+        let output = Box::pin(request.version_stage(version.stage()).send()).await;
         let output = output.map_err(|error| {
             api_error("GetSecretValue", id, &error, |kind| match kind {
                 Kind::NotFound => "create the secret in this account and Region, or correct its id",

@@ -14,7 +14,7 @@ use super::blob::copy_blob;
 use super::carry::{Claim, Claimed, Shared};
 use super::plan::Plan;
 use crate::error::{Error, Kind, Result, Side};
-use crate::manifest::{Descriptor, Manifest};
+use crate::manifest::{Descriptor, Digest, Manifest};
 use crate::observer::Happened;
 use crate::reference::Version;
 use crate::registry::Repository;
@@ -25,6 +25,9 @@ const QUICK: Duration = Duration::from_secs(2);
 
 /// How long a tag that was written is looked for. ECR may show what was there before for a moment.
 const READ_BACK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest wait between two looks at it.
+const READ_BACK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How a transfer ended at one destination.
 #[derive(Debug)]
@@ -258,9 +261,14 @@ impl Transfer<'_> {
             // ECR refuses to write a tag of an immutable repository again even with the digest that it has: after an answer that
             // was lost, or by the side of another copy of the same image. (aws/containers-roadmap#2179)
             Err(error) if error.kind() == Kind::Immutable => {
-                let stored = retry(destination.observer(), || destination.resolve(&name)).await?;
-                if stored != Some(top.digest) {
-                    return Err(error);
+                // It may be shown late, too.
+                match self
+                    .read_back(&name, destination, |stored| stored.is_some())
+                    .await?
+                {
+                    Some(stored) if stored == top.digest => {}
+                    Some(_) => return Err(error),
+                    None => return Err(not_shown(top, &name, None, destination)),
                 }
                 destination.observer().saw(Happened::ManifestPresent);
                 return Ok(End::Copied);
@@ -268,9 +276,12 @@ impl Transfer<'_> {
             Err(error) => return Err(error),
         }
         destination.observer().saw(Happened::ManifestPushed);
-        self.read_back(top, &name, destination)
-            .await
-            .map(|()| End::Copied)
+        // What is shown may still be what was there before.
+        let is_shown = |stored| stored == Some(top.digest);
+        match self.read_back(&name, destination, is_shown).await? {
+            stored if is_shown(stored) => Ok(End::Copied),
+            stored => Err(not_shown(top, &name, stored, destination)),
+        }
     }
 
     /// Whether the source's tag has moved since it was looked at, which is asked only if that was some time ago. A slow copy of an
@@ -286,24 +297,23 @@ impl Transfer<'_> {
         Ok(now != Some(plan.digest))
     }
 
-    /// The destination must have under `name` what was just pushed.
-    async fn read_back(&self, top: &Manifest, name: &str, destination: &Repository) -> Result<()> {
+    /// What the destination has under `name`: looks again until that is conclusive, for as long as the registry may be late.
+    async fn read_back(
+        &self,
+        name: &str,
+        destination: &Repository,
+        is_conclusive: impl Fn(Option<Digest>) -> bool,
+    ) -> Result<Option<Digest>> {
         let until = Instant::now() + READ_BACK_PATIENCE;
         let mut delay = Duration::from_millis(100);
         loop {
             let stored = retry(destination.observer(), || destination.resolve(name)).await?;
-            if stored == Some(top.digest) {
-                return Ok(());
+            let left = until.saturating_duration_since(Instant::now());
+            if is_conclusive(stored) || left.is_zero() {
+                return Ok(stored);
             }
-            if Instant::now() + delay > until {
-                let stored = stored.map_or("nothing".to_owned(), |digest| digest.to_string());
-                return Err(destination.not_as_written(name, format!(
-                    "read back after the copy, it has {stored} instead of {}: the registry is late, or somebody else writes the same tag",
-                    top.digest
-                )));
-            }
-            tokio::time::sleep(delay).await;
-            delay *= 2;
+            tokio::time::sleep(delay.min(left)).await;
+            delay = (2 * delay).min(READ_BACK_INTERVAL);
         }
     }
 
@@ -314,6 +324,20 @@ impl Transfer<'_> {
     fn reference(&self, plan: usize, blob: &Descriptor) -> String {
         self.destination(plan).reference(&blob.digest.to_string())
     }
+}
+
+/// The error for a tag that was pushed and is not shown.
+fn not_shown(
+    top: &Manifest,
+    name: &str,
+    stored: Option<Digest>,
+    destination: &Repository,
+) -> Error {
+    let stored = stored.map_or("nothing".to_owned(), |digest| digest.to_string());
+    destination.not_as_written(name, format!(
+        "read back after the copy, it has {stored} instead of {}: the registry is late, or somebody else writes the same tag",
+        top.digest
+    ))
 }
 
 /// The blobs of all plans, the largest first, each once with the plans that lack it and its position in them. All plans have

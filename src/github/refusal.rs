@@ -1,15 +1,16 @@
 //! What GitHub's error answers mean: a rate limit, the token, an owner or package that is not there, or GitHub in distress.
 
+use std::slice;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
-use secrecy::ExposeSecret;
 use serde::Deserialize;
 use url::Url;
 
 use super::{Call, limited_body};
 use crate::error::{Error, Kind};
+use crate::redaction::redact;
 
 /// The most bytes of an error answer.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -138,7 +139,7 @@ fn is_site_of(page: &str, api: &str) -> bool {
 fn quotable(message: &str, call: &Call<'_>) -> Option<String> {
     let holds_token = call
         .token
-        .is_some_and(|token| message.contains(token.expose_secret()));
+        .is_some_and(|token| redact(message, slice::from_ref(token)) != message);
     let is_safe = !message.is_empty() && !message.contains("://") && !holds_token;
     let printable = message
         .chars()

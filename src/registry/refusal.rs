@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Response, StatusCode};
-use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use super::REQUEST_TIMEOUT;
 use super::authorization::Authorization;
 use crate::error::{Error, Kind, Operation, Side};
+use crate::redaction::redact;
 
 /// Where a request goes and what for: all that an error has to say of it.
 #[derive(Clone, Copy)]
@@ -232,10 +232,7 @@ fn seconds_until(date: &str) -> Option<u64> {
 /// Foreign text for a log line: short, without control characters, and without anything secret that the registry echoes: the
 /// credentials in use, GitHub's tokens, and the queries of URLs, which may be signed.
 fn printable(text: &str, authorization: &Authorization) -> String {
-    let mut text = text.to_owned();
-    for secret in authorization.secrets() {
-        text = text.replace(secret.expose_secret(), "…");
-    }
+    let text = redact(text, &authorization.secrets());
     let is_space = |character: char| character.is_whitespace() || "\"'<>".contains(character);
     let words = text.split_inclusive(is_space).map(redacted);
     words

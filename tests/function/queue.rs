@@ -397,3 +397,57 @@ async fn a_message_is_not_given_up_while_one_copy_may_succeed() {
         "NotFound"
     );
 }
+
+/// With batches of several messages: were those behind a failure left to the queue's own visibility timeout, they would hold up
+/// their group for much longer than the failure does.
+#[tokio::test]
+async fn what_is_behind_a_failure_in_its_group_comes_back_with_it() {
+    let scenario = Scenario::start_with_queue(&[]).await;
+    scenario.push(REPOSITORY, "1", &small_image());
+    let damaged = Fault::Status {
+        status: 200,
+        headers: vec![],
+        body: "{".to_owned(),
+    };
+    let server = &scenario.aws.server;
+    server.fault("POST", "GetAuthorizationToken", usize::MAX, damaged);
+    let body = json!({"source": "ghcr.io/acme/api:1"}).to_string();
+    let ids = [1, 2, 3].map(|_| scenario.sqs.send(JOB_QUEUE, "a", &body));
+    let batch = scenario.sqs.batch(JOB_QUEUE, 10);
+    let reply = scenario.invoke(&batch).await.reply();
+    let failures = ids.map(|id| json!({"itemIdentifier": id}));
+    assert_eq!(reply, json!({"batchItemFailures": failures}));
+    let messages = scenario.sqs.messages(JOB_QUEUE);
+    let waits: Vec<i32> = messages
+        .iter()
+        .map(|message| message.visibility_timeout.expect("backed off"))
+        .collect();
+    assert!(waits.iter().all(|wait| *wait <= 15), "{waits:?}");
+    scenario.sqs.settle(JOB_QUEUE, &batch, &reply);
+    server.clear_faults();
+    work_off(&scenario).await;
+    scenario.assert_stored("in the end", "1", &small_image());
+}
+
+#[tokio::test]
+async fn a_job_that_sqs_refuses_is_named_among_several() {
+    let scenario = Scenario::start_with_queue(&[]).await;
+    for tag in ["1", "2", "3"] {
+        scenario.push(REPOSITORY, tag, &small_image());
+    }
+    scenario.sqs.fail_entries("acme/api:2", 1);
+    let event = json!({"source": "ghcr.io/acme/api:1", "all_tags": true});
+    let (kind, _) = scenario.invoke(&event).await.error();
+    assert_eq!(kind, "Transient");
+    let log = scenario.function.log();
+    let line = log
+        .lines()
+        .find(|line| line.contains("InternalError"))
+        .expect("the refusal");
+    let (source, destination) = (format!("{}/acme/api:2", scenario.ghcr.host()), "prod/api:2");
+    assert!(
+        line.contains(&source) && line.contains(destination),
+        "{line}"
+    );
+    assert_eq!(scenario.sqs.messages(JOB_QUEUE).len(), 1, "the third tag");
+}

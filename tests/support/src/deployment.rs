@@ -27,8 +27,8 @@ pub const JOB_QUEUE: &str = "jobs.fifo";
 /// The dead-letter queue of [`JOB_QUEUE`].
 pub const DEAD_LETTER_QUEUE: &str = "dead-letters.fifo";
 
-/// The redrive policy's `maxReceiveCount` of [`JOB_QUEUE`].
-pub const MAX_RECEIVE_COUNT: u32 = 5;
+/// The redrive policy's `maxReceiveCount` of [`JOB_QUEUE`], as in `template.yaml`.
+pub const MAX_RECEIVE_COUNT: u32 = 12;
 
 /// After so many invocations, more than any test needs, the queue is taken to be one that never empties.
 const INVOCATION_LIMIT: usize = 100;
