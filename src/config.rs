@@ -1,4 +1,4 @@
-//! Names and typed values of all settings, read once from a lookup that `main` hands in.
+//! Names and typed values of all settings, read once from a lookup that `main` passes in.
 
 use url::Url;
 
@@ -21,13 +21,13 @@ pub struct Settings {
     pub source_registry: Endpoint,
     /// `DESTINATION_REGISTRY`: without it the caller's own ECR.
     pub destination_registry: Option<Endpoint>,
-    /// `JOB_QUEUE_URL`: the FIFO queue for the jobs of webhooks, buses and schedules; without it they are done at once.
+    /// `JOB_QUEUE_URL`: the FIFO queue for the jobs of webhooks, buses and schedules; without it they are copied at once.
     pub job_queue_url: Option<String>,
     /// `DEAD_LETTER_QUEUE_URL`: where a job that can never succeed is moved at once.
     pub dead_letter_queue_url: Option<String>,
     /// `GITHUB_API_URL`: where packages are listed.
     pub github_api_url: Url,
-    /// `EVENT_SOURCES`: the `source` values of EventBridge events that are taken for GitHub's.
+    /// `EVENT_SOURCES`: the `source` values of EventBridge events that are accepted as GitHub's.
     pub event_sources: Vec<String>,
     /// `BLOB_CONCURRENCY`: blobs in flight in one invocation.
     pub blob_concurrency: usize,

@@ -27,7 +27,7 @@ impl Copier {
     /// Makes the copy that a job asks for, and gives a report for each destination. One that can't be opened or fails stops none of
     /// the others.
     ///
-    /// A job of a webhook or of a schedule is ignored if the rule does not admit its tag; whoever asks directly decides himself.
+    /// A job of a webhook or of a schedule is ignored if the rule does not admit its tag; a direct event is not filtered.
     pub async fn copy(&self, job: &Job, rules: &Rules, shared: &Shared) -> Vec<Report> {
         if let Some(reason) = self.refusal(job, rules) {
             let source = self.source_name(job);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// What an error means for whoever has to react to it.
+/// What an error means to the code that has to react to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 pub enum Kind {
     /// The event, a setting or the image itself can't be processed; trying again changes nothing.

@@ -24,9 +24,9 @@ use crate::reconcile::Scope;
 pub enum Event {
     /// API Gateway (REST or HTTP API) or a function URL.
     Http(HttpRequest),
-    /// An event bus passes one of GitHub's events on.
+    /// One of GitHub's events, forwarded by an event bus.
     GitHub(BusEvent),
-    /// Lambda brings messages of the queue.
+    /// Lambda delivers messages of the queue.
     Queue(Vec<Message>),
     /// Somebody who may invoke the function names what to copy.
     Direct(Direct),
@@ -38,7 +38,7 @@ impl Event {
     /// Recognises an event.
     ///
     /// # Errors
-    /// [`Error::Event`] says what was looked for.
+    /// [`Error::Event`] says what was expected.
     pub fn read(payload: Value) -> Result<Self> {
         let has = |pointer: &str| payload.pointer(pointer).is_some();
         if has("/requestContext/http") {

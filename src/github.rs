@@ -1,7 +1,7 @@
 //! GitHub's REST API for packages: which container packages an owner has, and which tags a digest has.
 //!
 //! The registry can answer neither question. The API is another host with rate limits of its own, so no copy depends on it.
-//! A list is complete or an error: whoever takes a part for the whole copies the wrong images, or deletes the right ones.
+//! A list is complete or an error: with a part of it, the wrong images would be copied, or the right ones deleted.
 //! (GitHub's documentation: "REST API endpoints for packages", "Using pagination in the REST API", "Rate limits for the REST API")
 
 mod refusal;
@@ -43,7 +43,7 @@ const OTHER_HOST: &str =
 const TOO_MANY: &str =
     "name each package in a rule of its own in place of a glob: a named package needs no list";
 
-/// The API at one host.
+/// GitHub's REST API at one host.
 pub struct GitHub {
     http: Client,
     api: Url,

@@ -24,7 +24,7 @@ use crate::reports::Reports;
 use crate::rules_in_force::RulesInForce;
 use crate::worker;
 
-/// GitHub gives up a delivery after ten seconds. Where a queue does the work, the answer comes before that, be it a refusal.
+/// GitHub gives up a delivery after ten seconds. Where a queue takes the jobs, the answer comes before that, even if it is a 503.
 /// (GitHub documentation, "Handling webhook deliveries")
 const WEBHOOK_PATIENCE: Duration = Duration::from_secs(8);
 
@@ -38,7 +38,7 @@ pub struct App {
     pub copier: Copier,
     /// For the webhook's secret.
     pub secrets: Arc<Secrets>,
-    /// Without a queue, every job is done in the invocation that asks for it.
+    /// Without a queue, every job is copied in the invocation that asks for it.
     pub queue: Option<Queue>,
 }
 

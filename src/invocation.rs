@@ -21,7 +21,7 @@ pub struct Invocation<'a> {
     pub copier: &'a Copier,
     /// The rules in force.
     pub rules: Arc<Rules>,
-    /// Without a queue, every job is done in the invocation that asks for it.
+    /// Without a queue, every job is copied in the invocation that asks for it.
     pub queue: Option<&'a Queue>,
     /// What its copies share, its deadline among that.
     pub shared: Shared,
@@ -53,8 +53,8 @@ impl Invocation<'_> {
     }
 
     /// The other tags of what was copied: also where the tag that was named is excluded, failed or stands for something else by now.
-    /// That they can't be learnt is worth a warning if the named tag was copied: a scheduled run finds them. Otherwise nothing
-    /// has come of the push, so it is a failure.
+    /// If GitHub can't be asked for them, a copy of the named tag gets a warning, as a scheduled run finds the others. Without
+    /// such a copy nothing of the push has arrived, so it is a failure.
     async fn other_tags(&self, job: &Job, reports: &mut Vec<Report>) -> Vec<Report> {
         let copied = reports
             .iter()

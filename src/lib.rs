@@ -52,13 +52,15 @@
 //! 4. Memory does not grow with the image, and no byte of an image touches a disk.
 //! 5. An image that is up to date costs one request to each registry, authorization aside.
 //! 6. Secrets, bearer tokens and signed URLs appear in no log, error or report; a credential goes to its own host alone.
-//! 7. Every event may repeat, be late or out of order: a tag is resolved when it is copied, never taken from the event.
-//! 8. Nothing is skipped in silence: every event has an outcome and a reason.
+//! 7. Every event may repeat, be late or out of order: a tag is resolved when it is copied, never taken from the event, and looked
+//!    at once more just before it is written if the copy took long; so it can't move backwards.
+//! 8. Nothing is skipped in silence: every event and record has an outcome and a reason.
+//! 9. The deadline bounds every call; what is done when it comes stays done, and the next invocation resumes from there.
 //!
 //! # Deliberately absent
 //!
-//! No disk cache and no database: ECR itself is the record of what was copied. No deleting. No traits around the adapters: tests
-//! put another server behind them instead.
+//! No disk cache and no database: ECR itself is the record of what was copied. Nothing is deleted. No traits around the
+//! adapters: tests run them against local servers instead.
 
 pub mod handler;
 

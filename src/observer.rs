@@ -1,7 +1,7 @@
 //! Counts of what a copy does, made where it happens.
 //!
-//! Each repository tells one [`Observer`] what it does, and so do the survey and the transfer. What a report, a progress bar or
-//! a metric says comes from there and from nowhere else.
+//! Each repository reports to one [`Observer`] what it does, and so do the survey and the transfer. Reports, progress bars and
+//! metrics get their numbers from there and from nowhere else.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -50,7 +50,7 @@ impl PartialEq for Token {
 }
 
 impl Registries {
-    /// Nothing is asked of anybody yet.
+    /// Makes no request yet.
     pub fn new(
         settings: &Settings,
         http: reqwest::Client,

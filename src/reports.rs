@@ -107,7 +107,7 @@ impl Reports {
         body
     }
 
-    /// What a caller gets who sees errors as errors: the body, or the error that stands for all.
+    /// The result for a caller that gets failures as function errors: the body, or the error that stands for all.
     ///
     /// # Errors
     /// The error of the first failed report, else of the first deferred one.

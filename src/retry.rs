@@ -13,7 +13,7 @@ const RETRIES: usize = 4;
 /// Tries after the first one as long as the registry only asks for patience: to be throttled is no failure.
 const THROTTLED_RETRIES: usize = 8;
 
-/// Whoever asks for more patience than this is not tried again in this invocation.
+/// Where a registry or API asks for a longer wait, nothing is tried again in this invocation.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// The tries of one operation.

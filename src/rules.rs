@@ -134,7 +134,7 @@ impl Rules {
         Ok(Rules(rules))
     }
 
-    /// No rules at all, for whoever names every destination.
+    /// No rules at all, for callers that name every destination.
     pub fn none() -> Self {
         Rules(Vec::new())
     }

@@ -1,4 +1,4 @@
-//! The queue's messages: each is copied, and then its fate is decided.
+//! The queue's messages: the jobs of each are copied, and then its fate is decided.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::invocation::Invocation;
 use crate::job::{Job, Origin};
 use crate::reports::Reports;
 
-/// So many receives show that an announced tag is not just late at the source.
+/// After so many receives an announced tag counts as missing, not as late at the source.
 const RECEIVES_OF_A_LATE_TAG: u32 = 3;
 
 /// What becomes of a message.
 enum Fate {
-    /// It is done with, and SQS may delete it.
+    /// It is finished, and SQS may delete it.
     Done,
     /// It comes back, as trying again may help.
     Return(Option<Duration>),
@@ -122,8 +122,8 @@ fn fate(jobs: &[Job], reports: &[Report], receive_count: u32) -> Fate {
     let Some(first) = errors().next() else {
         return Fate::Done;
     };
-    // A copy that is cut but came further goes on as a message of its own, so that an image of any size arrives in the end. One
-    // that came no further must run out of receives.
+    // A copy that was cut but made progress resumes as a message of its own, so that an image of any size arrives in the end.
+    // One that made none must run out of receives.
     if errors().any(|error| error.kind() == Kind::Deadline) {
         return match reports.iter().any(Report::has_progress) {
             true => Fate::Renew,

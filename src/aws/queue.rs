@@ -16,8 +16,8 @@ use crate::manifest::Digest;
 /// The most that SQS takes in one call.
 pub const BATCH_SIZE: usize = 10;
 
-/// How long a failed message stays invisible: the first time, and at most. The queue's own visibility timeout is as long as the
-/// function may run, and would hold up the whole message group for that long.
+/// How long a failed message stays invisible: the first time, and at most. The queue's own visibility timeout is longer than
+/// the function may run, and would hold up the whole message group for that long.
 const FIRST_BACKOFF: Duration = Duration::from_secs(15);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15 * 60);
 
@@ -40,12 +40,12 @@ pub struct Draft {
     pub group: String,
 }
 
-/// A message as Lambda hands it over.
+/// A message as Lambda delivers it.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// SQS's id of it, by which a failure is reported.
+    /// SQS's id for it, by which a failure is reported.
     pub id: String,
-    /// By which its visibility is changed.
+    /// What SQS needs to change its visibility.
     pub receipt_handle: String,
     /// A direct event.
     pub body: String,
@@ -80,7 +80,7 @@ impl Queue {
     }
 
     /// Sends messages. `nonce` tells one invocation from another: SQS takes the same message with the same nonce once in five minutes,
-    /// so that a call that is repeated because its answer was lost does no harm, and a wish that is renewed is not swallowed.
+    /// so that a call that is repeated because its answer was lost does no harm, and a job that is asked for again is not dropped.
     ///
     /// Gives a result for each message, in their order.
     pub async fn send(&self, messages: &[Draft], nonce: &str) -> Vec<Result<()>> {
@@ -145,7 +145,7 @@ impl Queue {
         }
     }
 
-    /// Makes a message invisible for so long.
+    /// Makes a message invisible for `delay`.
     ///
     /// # Errors
     /// [`Error::Api`]; the queue's own visibility timeout holds then.

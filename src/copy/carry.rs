@@ -35,7 +35,7 @@ enum State {
 
 /// Whether a blob has to be sent.
 pub enum Claim {
-    /// Nobody sends it: whoever holds this has to.
+    /// No copy sends it: the one that holds this has to.
     Mine(Claimed),
     /// Another copy of this invocation sent it, or did as this one waited.
     Arrived,
@@ -43,7 +43,7 @@ pub enum Claim {
     Broken(Error),
 }
 
-/// The right to send one blob to one destination. Dropped without a word, it passes to the next copy.
+/// The right to send one blob to one destination. Dropped without a result, it passes to the next copy.
 pub struct Claimed(watch::Sender<State>);
 
 impl Claimed {

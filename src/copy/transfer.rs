@@ -211,7 +211,7 @@ impl Transfer<'_> {
                     destination.observer().saw(Happened::BlobCopied(blob.size));
                     claimed.arrived();
                 }
-                // Whoever needs the same blob need not ask the source again.
+                // No other copy that needs this blob has to ask the source again.
                 Err(error) if error.side() == Some(Side::Source) && !error.kind().may_pass() => {
                     claimed.broken(error.clone());
                 }

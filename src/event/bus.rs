@@ -7,10 +7,10 @@ use super::webhook::{self, Delivery};
 use crate::error::{Error, Result};
 use crate::reconcile::Scope;
 
-/// One of GitHub's events on a bus. Nothing is signed there: who may put events on the bus is IAM's to say.
+/// One of GitHub's events on a bus. Nothing is signed there: IAM decides who may put events on the bus.
 #[derive(Debug)]
 pub struct BusEvent {
-    /// The bus's id of it.
+    /// The bus's id for the event.
     pub id: Option<String>,
     source: String,
     /// GitHub's name of the event.
@@ -45,7 +45,7 @@ pub(super) fn read(payload: Value) -> Result<Event> {
 }
 
 impl BusEvent {
-    /// What the event tells.
+    /// What the event reports.
     ///
     /// # Errors
     /// [`Error::Event`] for an event that can't be understood.

@@ -1,4 +1,4 @@
-//! Direct events: what to copy, or to compare, in the words of somebody who may invoke the function or write to the queue.
+//! Direct events: what to copy or to compare, as written by somebody who may invoke the function or send to the queue.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -113,7 +113,7 @@ fn tagged(image: &str, tags: &[String], digest: Option<&str>) -> Result<Vec<Stri
     let mut sources: Vec<String> = Vec::new();
     for tag in tags {
         let source = format!("{image}:{tag}{digest}");
-        // The same tag twice is one wish.
+        // The same tag twice is one copy.
         if !sources.contains(&source) {
             sources.push(source);
         }

@@ -1,4 +1,4 @@
-//! HTTP requests as API Gateway and function URLs hand them over, and the replies to them.
+//! HTTP requests in the form in which API Gateway and function URLs pass them on, and the replies to them.
 
 use aws_lambda_events::apigw::{
     ApiGatewayProxyRequest, ApiGatewayProxyResponse, ApiGatewayV2httpRequest,
@@ -31,7 +31,7 @@ pub struct HttpRequest {
 impl HttpRequest {
     /// HTTP API and function URL: header names in lower case, repeated ones joined by commas.
     ///
-    /// A request that can't be read is one without a signature, so that whoever sends it gets a 401 and sets off no alarm.
+    /// A request that can't be read counts as one without a signature, so that its sender gets a 401 and no alarm goes off.
     pub(super) fn from_version_2(payload: Value) -> Self {
         let Ok(request) = serde_json::from_value::<ApiGatewayV2httpRequest>(payload) else {
             return HttpRequest::default();
@@ -60,7 +60,7 @@ impl HttpRequest {
     ) -> Self {
         let body = body.unwrap_or_default();
         let body = match is_base64_encoded {
-            // What is not the base64 it is said to be can't be signed either.
+            // A body that is not valid base64 can't have a valid signature either.
             true => STANDARD.decode(body).unwrap_or_default(),
             false => body.as_bytes().to_vec(),
         };
@@ -73,7 +73,7 @@ impl HttpRequest {
         }
     }
 
-    /// What the delivery tells. The signature must have been checked before.
+    /// What the delivery reports. The signature must have been checked before.
     ///
     /// # Errors
     /// [`Error::Event`] for a delivery that can't be understood.
@@ -105,7 +105,7 @@ impl HttpRequest {
     }
 }
 
-/// GitHub shows the status of each delivery: 4xx is the sender's to mend, 5xx is ours.
+/// GitHub shows the status of each delivery: a 4xx is the sender's to correct, a 5xx is ours.
 fn status(outcome: Outcome, error: Option<&Error>) -> i64 {
     match error {
         None if outcome == Outcome::Queued => 202,

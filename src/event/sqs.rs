@@ -1,4 +1,4 @@
-//! Messages of SQS, as Lambda's event source mapping brings them, and the reply that says which of them must come back.
+//! Messages of SQS, as Lambda's event source mapping delivers them, and the reply that says which of them failed.
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::aws::queue::Message;
 use crate::error::{Error, Result};
 
-/// The messages of a batch. Their bodies are left for later, so that one that can't be understood fails alone.
+/// The messages of a batch. Their bodies are parsed later, so that one that can't be parsed fails alone.
 pub(super) fn read(payload: Value) -> Result<Vec<Message>> {
     let but = |reason: &str| Error::Event(format!("`Records`, but {reason}"));
     let event: SqsEvent =

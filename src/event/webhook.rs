@@ -15,7 +15,7 @@ use crate::manifest::Digest;
 use crate::reference::{Source, Version, is_package, is_tag};
 use crate::rules::{Rules, not_an_image};
 
-/// What a delivery tells.
+/// What a delivery reports.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// A tag was pushed; one of several, if several were pushed together. The digest that it had is announced, if the payload has
@@ -28,8 +28,8 @@ pub enum Delivery {
 impl Delivery {
     /// The job that the delivery asks for.
     ///
-    /// A tag that the rule does not admit is a job all the same if its digest can lead to others of the same push. Whoever carries
-    /// it out looks those up, and ignores the tag itself.
+    /// A tag that the rule does not admit is a job all the same if its digest can lead to others of the same push. The
+    /// worker looks those up, and ignores the tag itself.
     ///
     /// # Errors
     /// The report of a delivery that is ignored.
@@ -181,7 +181,7 @@ pub fn read(event_name: &str, payload: &[u8]) -> Result<Delivery, String> {
     }))
 }
 
-/// GitHub pings a webhook when it is made: the moment to say that it will never send what is waited for.
+/// GitHub pings a webhook when it is created: the moment to say that it will never send package events.
 fn pong(payload: &Value) -> String {
     let events = payload.pointer("/hook/events").and_then(Value::as_array);
     let sends_packages = events.is_none_or(|events| {

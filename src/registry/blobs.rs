@@ -139,7 +139,7 @@ impl Repository {
     /// aws/containers-roadmap#2831).
     ///
     /// # Errors
-    /// An error of `bytes` shows as a broken upload: who makes them knows better.
+    /// An error of `bytes` shows as a broken upload; its cause is known where the bytes come from.
     pub async fn finish_upload(
         &self,
         upload: Upload,
@@ -369,7 +369,7 @@ impl Flow {
         tokio::pin!(upload);
         loop {
             let before = self.moved.load(Ordering::Relaxed);
-            // With all bytes handed over, the destination computes their digest before it answers.
+            // Once it has all bytes, the destination computes their digest before it answers.
             let patience = match before == size {
                 true => COMMIT_TIMEOUT,
                 false => REQUEST_TIMEOUT,
@@ -378,7 +378,7 @@ impl Flow {
                 return Some(result);
             }
             // No answer in that time. If no byte was taken either, and there was one to take, the destination stands still.
-            // If the upload waits for the next byte, whoever reads the source has a time limit of its own.
+            // If the upload waits for the next byte, the source is slow, and its reads have a time limit of their own.
             let is_late = self.is_waiting_for_bytes.load(Ordering::Relaxed);
             if self.moved.load(Ordering::Relaxed) == before && !is_late {
                 return None;

@@ -1,4 +1,4 @@
-//! How often each of ECR's API actions may be asked for: on our side, before ECR has to refuse.
+//! How often each of ECR's API actions may be called: limited on our side, before ECR has to refuse.
 //!
 //! ECR's registry endpoint is a front for its API, so every request to it counts as one of these actions, per account and
 //! Region. (Amazon ECR user guide, "Service quotas")
@@ -41,7 +41,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Waits until there is room for one more request. Who waits has a place in the queue; giving up the wait leaves it empty.
+    /// Waits until there is room for one more request. A request that waits has its place; one that gives up leaves its place unused.
     pub async fn take(&self, action: Action) {
         let wait = self.with(action, |bucket, _| bucket.take());
         if !wait.is_zero() {
@@ -67,10 +67,10 @@ impl Budget {
 /// How long it takes until the whole quota is used again after a refusal.
 const RECOVERY: Duration = Duration::from_secs(60);
 
-/// Refusals within this time are taken for one: their requests were under way already when the first came back.
+/// Refusals within this time count as one: their requests were under way already when the first came back.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Holds one second's worth. Below zero it owes to those who wait.
+/// Holds one second's worth. Below zero, that much is promised to requests that wait.
 #[derive(Debug)]
 struct Bucket {
     quota: f64,
@@ -132,7 +132,7 @@ mod tests {
         let mut bucket = Bucket::new(10.0, now);
         let expected = [vec![0; 10], vec![100, 200, 300]].concat();
         assert_eq!(waits(&mut bucket, 13), expected);
-        // Three of these ten are owed to those who wait.
+        // Three of these ten are promised to requests that wait.
         let later = now + SECOND;
         bucket.refill(later);
         assert_eq!(waits(&mut bucket, 8), [vec![0; 7], vec![100]].concat());

@@ -68,6 +68,8 @@ mod tests {
         let value = r#"Bearer realm="https://ghcr.io/token",service="ghcr.io",scope="x""#;
         assert_eq!(challenge(&[value]), bearer);
         assert_eq!(challenge(&["Basic realm=\"x\"", value]), bearer);
+        let value = r#"BEARER scope="x", SERVICE=ghcr.io , Realm="https://ghcr.io/token""#;
+        assert_eq!(challenge(&[value]), bearer);
         assert_eq!(challenge(&["basic realm=\"x\""]), Some(Challenge::Basic));
         for values in [
             &[][..],

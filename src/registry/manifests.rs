@@ -77,8 +77,8 @@ impl Repository {
         Ok(hasher.finish())
     }
 
-    /// Whether the repository is there, or is made by ECR when something is pushed to it. One POST request, which opens an upload
-    /// session and leaves it, as a push does first.
+    /// Whether the repository exists, or ECR creates it when something is pushed to it. One POST request: the first step of a
+    /// push, an upload session that is never used.
     pub async fn takes_pushes(&self) -> Result<bool> {
         match self.start_upload(&Digest::of(b"{}")).await {
             Err(error) if error.kind() == Kind::NotFound => Ok(false),
@@ -86,10 +86,10 @@ impl Repository {
         }
     }
 
-    /// Whether the repository is there, which a request for a manifest that is not there tells. One GET request.
+    /// Checks that the repository exists, by asking for a manifest: the refusal says what is missing. One GET request.
     ///
     /// # Errors
-    /// [`Kind::NotFound`] with the command that makes the repository.
+    /// [`Kind::NotFound`] with the command that creates the repository.
     pub async fn expect_exists(&self, tag_or_digest: &str) -> Result<()> {
         let suffix = suffix(tag_or_digest);
         let place = self.place(Operation::FetchManifest, &suffix);

@@ -224,7 +224,7 @@ async fn events_that_are_none() {
     assert_eq!(requests, 0);
 }
 
-/// A process that can't start says why where the one who invokes it sees it, and ends.
+/// A process that can't start reports the reason through the Runtime API, where the caller sees it, and ends.
 #[tokio::test]
 async fn settings_that_are_malformed() {
     let rules =

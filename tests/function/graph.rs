@@ -1,4 +1,4 @@
-//! Image graphs as nobody would write them by hand: what is shared, nested, listed twice, foreign or wrong is drawn by lot.
+//! Random image graphs, as nobody would write them by hand: with parts that are shared, nested, listed twice, foreign or wrong.
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! What registry clients are known to trip over, each met at the wire. The first four are those of `oci_client::Client`.
+//! What registry clients are known to trip over, each met at the wire. Some of them are those of `oci_client::Client`.
 
 use crate::scenario::{Image, REPOSITORY, Scenario, layers, small_image};
 use support::deployment::image_requests;
@@ -15,7 +15,7 @@ async fn manifests_are_pushed_by_digest_without_a_location() {
     assert_eq!(pushes, small_image().manifests.len() - 1);
 }
 
-/// A warm process goes on with a token that was replaced in Secrets Manager, once GHCR refuses the old one.
+/// A warm process uses the token that replaced the old one in Secrets Manager, once GHCR refuses the old one.
 #[tokio::test]
 async fn the_first_credential_does_not_win() {
     let scenario = Scenario::with_image("1").await;
@@ -43,7 +43,7 @@ async fn a_refused_secret_is_read_again_but_not_each_time() {
     assert_eq!(scenario.aws.calls("GetSecretValue"), 2);
 }
 
-/// The same for ECR: an authorization that is refused as expired, long before its time, is asked for anew.
+/// The same for ECR: an authorization that is refused as expired, long before its time, is requested again.
 #[tokio::test]
 async fn an_expired_authorization_is_replaced() {
     let scenario = Scenario::with_image("1").await;
@@ -198,7 +198,7 @@ async fn a_missing_content_digest_is_made_up_for() {
     scenario.assert_stored("without header", "1", &small_image());
 }
 
-/// Neither log nor reply nor error shows a secret, at the finest level, in success and in failure.
+/// No log, reply or error shows a secret, at the finest level, in success and in failure.
 #[tokio::test]
 async fn nothing_secret_is_printed() {
     let scenario =

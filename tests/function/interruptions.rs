@@ -75,7 +75,7 @@ async fn a_copy_that_lacks_its_tag_only_gets_the_tag() {
     scenario.assert_stored("tagged", "1", &small_image());
 }
 
-/// Lambda's deadline is seen coming: the function answers itself, and the next invocation continues.
+/// The function answers before Lambda's deadline, and the next invocation resumes.
 #[tokio::test]
 async fn a_deadline_defers_the_copy() {
     let scenario = Scenario::with_image("1").await;
@@ -156,7 +156,7 @@ async fn passing_faults_are_overcome() {
     }
 }
 
-/// A source that breaks off in mid-blob is read on where it stopped, and the destination does not notice.
+/// When a source breaks off in mid-blob, the read is resumed where it stopped, and the destination does not notice.
 #[tokio::test]
 async fn a_broken_source_is_read_on_into_the_same_upload() {
     for (ignores_ranges, answer) in [(false, RangeAnswer::Exact), (true, RangeAnswer::Whole)] {
@@ -202,7 +202,7 @@ async fn a_broken_source_is_read_on_into_the_same_upload() {
     }
 }
 
-/// A fault that does not pass ends the invocation after five tries, as the right side's, with the tag where it was.
+/// A fault that does not pass ends the invocation after five tries; the error names the right side, and the tag has not moved.
 #[tokio::test]
 async fn lasting_faults_are_reported() {
     let scenario = Scenario::start().await;
@@ -231,7 +231,7 @@ async fn lasting_faults_are_reported() {
     scenario.assert_stored("as it was", "1", &old);
 }
 
-/// The tag is read back: should somebody else have written it meanwhile, nobody is told that the copy stands there.
+/// The tag is read back: if somebody else has written it meanwhile, the copy is not reported as a success.
 #[tokio::test]
 async fn a_tag_that_is_not_what_was_written_is_no_success() {
     let scenario = Scenario::with_image("1").await;

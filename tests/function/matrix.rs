@@ -25,7 +25,7 @@ const SILENCE_DEADLINE: Duration = Duration::from_secs(50);
 /// Enough to begin a copy, and too little for a silent peer.
 const SHORT_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Once at each request, and for ever at each operation. All share the same functions, so that as few as possible are started.
+/// Once at each request, and every time at each operation. All share the same functions, so that as few as possible are started.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_fault_at_every_request() {
     let requests = Bench::start().await.requests();

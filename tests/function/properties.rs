@@ -1,4 +1,4 @@
-//! What holds for every image, shown on graphs drawn by lot. The seed is fixed; `PROPTEST_CASES` asks for more graphs than usual, and
+//! What holds for every image, shown on random graphs. The seed is fixed; `PROPTEST_CASES` asks for more graphs than usual, and
 //! what fails is printed as small as it can be made.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -93,7 +93,7 @@ impl<'a> Package<'a> {
         self.scenario.ecr.repository(&self.destination)
     }
 
-    /// Announces, copies and copies again. All three do what they must, no more and no less.
+    /// Plans, copies and copies again. All three do what they must, no more and no less.
     async fn copies(&self, tag: &str, image: &Image) {
         let before = self.stored();
         let expected = expected(image, &before);

@@ -1,4 +1,4 @@
-//! One process, many invocations of every kind, those that fail above all: nothing of them stays behind.
+//! One process, many invocations of every kind, above all those that fail: they leave nothing behind.
 
 use std::time::{Duration, Instant};
 
@@ -230,7 +230,7 @@ impl Soak {
                 let event = webhook::api_gateway_v2("package", &body, WEBHOOK_SECRET);
                 self.answers(&event, 202).await;
                 self.work_off().await;
-                self.scenario.assert_stored("worked off", &tag, &image);
+                self.scenario.assert_stored("processed", &tag, &image);
             }
             Step::Batch => {
                 let bodies = [

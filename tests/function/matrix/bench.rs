@@ -45,7 +45,7 @@ pub(super) struct Played {
     /// An outcome, or the kind of an error.
     pub(super) ended: String,
     pub(super) elapsed: Duration,
-    /// Everything that is not as it must be, with fault, server, index and request line.
+    /// Every broken promise, with fault, server, index and request line.
     pub(super) complaints: Vec<String>,
 }
 
@@ -231,7 +231,7 @@ impl Bench {
             difference(&repository, TAG, &self.old),
             difference(&repository, TAG, &self.new),
         );
-        // Whoever is not told that the tag was written can't say whether it was.
+        // Without an answer to the write nobody can say whether the tag was written.
         let may_have_moved = match operation {
             Operation::PutTag | Operation::ReadBack => true,
             Operation::HeadTag => class == Class::Missing,

@@ -223,7 +223,7 @@ const COPIED: &[&str] = &["copied"];
 /// How a copy may end that meets such a fault once.
 pub(super) fn once(class: Class, operation: Operation) -> &'static [&'static str] {
     match (class, operation) {
-        // A commit may take two minutes, and so much the invocation does not have.
+        // A commit may take two minutes, which is more than the invocation has.
         (Silent, PutBlob) => &["copied", "Deadline"],
         (Broken | Body(_) | Silent | Stalled | Busy | Throttled, _) => COPIED,
         // A bearer token that has run out is replaced, once: each copy here begins with such a one, and two refusals of one request
@@ -233,7 +233,7 @@ pub(super) fn once(class: Class, operation: Operation) -> &'static [&'static str
         (Unauthorized, GetStorage) => &["copied", "Denied"],
         // A signed URL that has run out is replaced.
         (Forbidden | Expired, GetStorage) => COPIED,
-        // The answer to a HEAD has no words, so a GET asks for them.
+        // The answer to a HEAD has no body, so a GET asks for the reason.
         (Unauthorized | Forbidden | Expired, HeadTag | HeadManifest | ReadBack) => COPIED,
         // AWS has no other authorization to give here.
         (Unauthorized | Expired, HeadBlob | PostUpload | PutBlob | PutManifest | PutTag) => {
@@ -260,7 +260,7 @@ pub(super) fn once(class: Class, operation: Operation) -> &'static [&'static str
     }
 }
 
-/// How a copy may end that meets such a fault whenever it does this.
+/// How a copy may end that meets such a fault at every request of this operation.
 pub(super) fn for_ever(class: Class, operation: Operation) -> &'static [&'static str] {
     let is_effective = |from: u64| operation.has_body() && (from < 100 || operation == GetStorage);
     match (class, operation) {

@@ -4,13 +4,15 @@ pub mod payload;
 
 use std::sync::LazyLock;
 
-use ghcr_to_ecr::config::Settings;
+use ghcr_to_ecr::config::{RulesSetting, Settings};
+use ghcr_to_ecr::endpoint::ecr_region;
 use ghcr_to_ecr::error::Error;
-use ghcr_to_ecr::event::{Direct, Event, Request};
-use ghcr_to_ecr::job::{Job, is_repository, is_tag};
-use ghcr_to_ecr::manifest::Digest;
-use ghcr_to_ecr::rules::ecr_region;
-use serde_json::{Value, json};
+use ghcr_to_ecr::event::webhook::Delivery;
+use ghcr_to_ecr::event::{Direct, Event};
+use ghcr_to_ecr::job::{Job, Origin};
+use ghcr_to_ecr::reference::{Destination, is_package, is_repository, is_tag};
+use ghcr_to_ecr::rules::{DESTINATIONS_LIMIT, Rules};
+use serde_json::Value;
 
 /// The only registry that [`SETTINGS`] write out beside the default one.
 const BACKUP_REGISTRY: &str = "123456789012.dkr.ecr.eu-west-3.amazonaws.com";
@@ -26,8 +28,22 @@ const RULES: &str = r#"[
 /// The settings of a deployment.
 pub static SETTINGS: LazyLock<Settings> = LazyLock::new(|| {
     let lookup = |name: &str| (name == "RULES").then(|| RULES.to_owned());
-    Settings::read(lookup).expect("the settings are right")
+    Settings::read(lookup).expect("the settings are valid")
 });
+
+/// The rules in the settings.
+pub fn rules(settings: &Settings) -> Option<&Rules> {
+    match &settings.rules {
+        RulesSetting::Written(rules) => Some(rules),
+        RulesSetting::Secret(_) => None,
+    }
+}
+
+/// The jobs that a direct event asks for.
+fn jobs(direct: &Direct) -> Result<Vec<Job>, Error> {
+    let rules = rules(&SETTINGS).expect("the rules are in the setting");
+    direct.jobs(rules, &SETTINGS.hosts)
+}
 
 /// Splits off the first line, so that a plain text file can hold several inputs.
 pub fn split_line(bytes: &[u8]) -> (&[u8], &[u8]) {
@@ -42,7 +58,7 @@ pub fn assert_one_line(text: &str) {
     assert!(!text.contains(char::is_control), "{text:?}");
 }
 
-/// What holds of every refusal of an event: it is the sender's to mend, and says so in one line.
+/// What holds of every refusal of an event: the sender can correct it, and is told how in one line.
 pub fn assert_refused(error: &Error) {
     assert!(
         matches!(error, Error::Event(_) | Error::Rule(_)),
@@ -51,89 +67,90 @@ pub fn assert_refused(error: &Error) {
     assert_one_line(&error.to_string());
 }
 
-/// Reads an event as an invocation does, up to the first call of another service. The signature is taken for checked.
+/// Reads an event as an invocation does, up to the first call of another service. A signature is not checked.
 pub fn check_event(payload: Value) {
     let event = match Event::read(payload) {
         Ok(event) => event,
         Err(error) => return assert_refused(&error),
     };
-    let request = match &event {
-        Event::Http(request) => request.request(&SETTINGS),
-        Event::Bus(event) => event.request(&SETTINGS),
-        Event::Direct(direct) => direct.jobs(&SETTINGS).map(Request::Copy),
-        Event::Reconcile(reconcile) => reconcile.request(),
-        Event::Queue(messages) => Ok(Request::WorkOff(messages.clone())),
-        Event::Schedule => return,
-    };
-    check_request(request);
-}
-
-/// What holds of everything that an event comes to.
-pub fn check_request(request: Result<Request, Error>) {
-    match request {
-        Ok(Request::Copy(jobs)) => jobs.iter().for_each(check_job),
-        Ok(Request::HandOver(jobs)) => jobs.iter().for_each(|job| {
-            let registry = job.destination.registry.as_deref();
-            assert!(
-                registry.is_none_or(|host| host == BACKUP_REGISTRY),
-                "a registry that no rule names: {job:?}"
-            );
-            check_job(job);
-        }),
-        Ok(Request::WorkOff(messages)) => messages.iter().for_each(|message| {
+    match event {
+        Event::Http(request) => check_delivery(request.delivery(), request.delivery_id),
+        Event::GitHub(event) => {
+            check_delivery(event.delivery(&SETTINGS.event_sources), event.id);
+        }
+        Event::Queue(messages) => messages.iter().for_each(|message| {
             assert!(!message.id.is_empty());
             check_message(&message.body);
         }),
-        Ok(Request::Reconcile(scope)) => {
+        Event::Direct(direct) => check_jobs(jobs(&direct)),
+        Event::Reconcile(scope) => {
             for glob in scope.packages.iter().flatten() {
                 glob.is_match("acme/api");
             }
         }
-        Ok(Request::Ignore(reason)) => assert_one_line(&reason),
-        Err(error) => assert_refused(&error),
+    }
+}
+
+/// What holds of a delivery of GitHub's: its job goes to registries that a rule names, or it is ignored with the reason.
+pub fn check_delivery(delivery: Result<Delivery, Error>, id: Option<String>) {
+    let delivery = match delivery {
+        Ok(delivery) => delivery,
+        Err(error) => return assert_refused(&error),
+    };
+    let rules = rules(&SETTINGS).expect("the rules are in the setting");
+    match delivery.job(rules, Origin::Webhook, id.clone()) {
+        Ok(job) => {
+            assert_eq!(job.options.origin, Some(Origin::Webhook));
+            assert_eq!(job.options.delivery, id);
+            for destination in &job.destinations {
+                let registry = destination.registry.as_deref();
+                assert!(
+                    registry.is_none_or(|host| host == BACKUP_REGISTRY),
+                    "a registry that no rule names: {job:?}"
+                );
+            }
+            check_job(&job);
+        }
+        Err(ignored) => {
+            assert!(ignored.error.is_none(), "{ignored:?}");
+            assert_one_line(&ignored.reason.expect("a reason"));
+        }
     }
 }
 
 /// What holds of the text of a message.
 pub fn check_message(text: &str) {
-    match Direct::read_text(text).and_then(|direct| direct.jobs(&SETTINGS)) {
+    check_jobs(Direct::read_text(text).and_then(|direct| jobs(&direct)));
+}
+
+fn check_jobs(jobs: Result<Vec<Job>, Error>) {
+    match jobs {
         Ok(jobs) => jobs.iter().for_each(check_job),
         Err(error) => assert_refused(&error),
     }
 }
 
-/// A job has legal names, is read from the one source, and comes back the same from the queue.
+/// A job has valid names, and comes back from the queue as it was sent.
 pub fn check_job(job: &Job) {
-    let (source, destination) = (&job.source, &job.destination);
-    assert_eq!(source.registry(), "ghcr.io");
-    assert!(is_repository(source.repository()), "{job:?}");
-    assert!(source.tag().is_none_or(is_tag), "{job:?}");
-    let digest = source.digest().map(Digest::parse);
-    assert!(digest.as_ref().is_none_or(Result::is_ok), "{job:?}");
-    assert!(source.tag().is_some() || digest.is_some(), "{job:?}");
-    assert!(is_repository(&destination.repository), "{job:?}");
-    assert!(is_tag(&destination.tag), "{job:?}");
-    let region = destination.registry.as_deref().map(ecr_region);
-    assert!(region.is_none_or(|region| region.is_some()), "{job:?}");
+    assert!(is_package(&job.source.package), "{job:?}");
+    assert!(job.source.version.tag().is_none_or(is_tag), "{job:?}");
+    let count = job.destinations.len();
+    assert!((1..=DESTINATIONS_LIMIT).contains(&count), "{job:?}");
+    job.destinations.iter().for_each(check_destination);
 
-    let message = json!({
-        "source": source.to_string(),
-        "destination": destination.to_string(),
-        "all_tags": job.all_tags,
-        "force": job.force,
-        "dry_run": job.dry_run,
-    });
-    let returned = Direct::read_text(&message.to_string())
-        .and_then(|direct| direct.jobs(&SETTINGS))
-        .expect("a message that the function wrote can be read");
-    let [returned] = returned.as_slice() else {
-        panic!("{message} is one job")
-    };
-    assert_eq!(returned.source, *source);
-    assert_eq!(returned.destination, *destination);
-    assert_eq!(
-        (returned.all_tags, returned.force, returned.dry_run),
-        (job.all_tags, job.force, job.dry_run)
-    );
-    assert_eq!(returned.token_secret_id, job.token_secret_id);
+    let message = job.message();
+    let direct = Direct::read_text(&message).expect("the function reads its own messages");
+    let returned = jobs(&direct).expect("the function accepts its own messages");
+    assert_eq!(returned, std::slice::from_ref(job), "{message}");
+    assert_eq!(returned[0].group(), job.group());
+}
+
+/// A destination has valid names, and any registry is one of ECR's.
+fn check_destination(destination: &Destination) {
+    assert!(is_repository(&destination.repository), "{destination:?}");
+    let tag = destination.tag.as_deref();
+    assert!(tag.is_none_or(is_tag), "{destination:?}");
+    let registry = destination.registry.as_deref();
+    let is_ecr = registry.is_none_or(|host| ecr_region(host).is_some());
+    assert!(is_ecr, "{destination:?}");
 }

@@ -1,9 +1,9 @@
 //! Headers of a registry's response: `WWW-Authenticate`, `Link`, and the URL that was asked, a line each.
 #![no_main]
 
-use fuzz::split_line;
-use ghcr_to_ecr::challenge::Challenge;
+use fuzz::{assert_one_line, split_line};
 use ghcr_to_ecr::link::next_page;
+use ghcr_to_ecr::registry::Challenge;
 use libfuzzer_sys::fuzz_target;
 use reqwest::header::{HeaderMap, HeaderValue, LINK, WWW_AUTHENTICATE};
 use url::Url;
@@ -50,11 +50,14 @@ fn check_challenge(value: HeaderValue) {
     }
 }
 
-/// A credential goes along to the next page: it is on the same host, and brings no credential of its own.
+/// A credential goes along to the next page: it is on the same host, and brings no credential of its own. Any other link to a next
+/// page is refused by name.
 fn check_link(value: HeaderValue, asked: &Url) {
     let headers = HeaderMap::from_iter([(LINK, value)]);
-    let Some(next) = next_page(&headers, asked) else {
-        return;
+    let next = match next_page(&headers, asked) {
+        Ok(Some(next)) => next,
+        Ok(None) => return,
+        Err(refused) => return assert_one_line(&refused.to_string()),
     };
     assert_ne!(next, *asked);
     assert_eq!(

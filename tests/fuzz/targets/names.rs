@@ -1,25 +1,29 @@
 //! One text as everything that is written as a name: a reference, an endpoint, a digest, a setting.
 #![no_main]
 
-use fuzz::assert_one_line;
+use fuzz::{SETTINGS, assert_one_line};
 use ghcr_to_ecr::config::Settings;
-use ghcr_to_ecr::job::{Endpoint, is_repository, is_tag, on_host, parse_source};
+use ghcr_to_ecr::endpoint::{Endpoint, ecr_region};
 use ghcr_to_ecr::manifest::Digest;
-use ghcr_to_ecr::rules::ecr_region;
+use ghcr_to_ecr::reference::{
+    Destination, Source, Version, is_package, is_repository, is_tag,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     check_source(text);
+    check_destination(text);
     check_endpoint(text);
     check_settings(text);
     match Digest::parse(text) {
         Ok(digest) => assert_eq!(digest.to_string(), text),
         Err(reason) => assert_one_line(&reason),
     }
+    if is_package(text) {
+        let source = parse(&format!("ghcr.io/{text}:1")).expect("a package at the source");
+        assert_eq!(source, Source::tagged(text, "1"));
+    }
     if is_repository(text) {
-        let parts = format!("ghcr.io/{text}:1");
-        let reference = parse_source(&parts).expect("a repository on a registry");
-        assert_eq!((reference.repository(), reference.tag()), (text, Some("1")));
         assert!(
             !text
                 .split('/')
@@ -27,8 +31,8 @@ fuzz_target!(|text: &str| {
         );
     }
     if is_tag(text) {
-        let reference = parse_source(&format!("ghcr.io/acme/api:{text}")).expect("a tag");
-        assert_eq!(reference.tag(), Some(text));
+        let source = parse(&format!("ghcr.io/acme/api:{text}")).expect("a tag");
+        assert_eq!(source, Source::tagged("acme/api", text));
     }
     if let Some(region) = ecr_region(text) {
         assert!(
@@ -38,21 +42,40 @@ fuzz_target!(|text: &str| {
     }
 });
 
-/// What is printed is read as the same again, here and on another host.
+fn parse(text: &str) -> Result<Source, String> {
+    Source::parse(text, &SETTINGS.hosts)
+}
+
+/// What is printed is read as the same again, and names what it is made of.
 fn check_source(text: &str) {
-    let reference = match parse_source(text) {
-        Ok(reference) => reference,
+    let source = match parse(text) {
+        Ok(source) => source,
         Err(reason) => return assert_one_line(&reason),
     };
-    assert!(is_repository(reference.repository()));
-    assert!(reference.tag().is_none_or(is_tag));
-    assert!(reference.tag().is_some() || reference.digest().is_some());
+    assert!(is_package(&source.package));
+    assert!(source.version.tag().is_none_or(is_tag));
+    assert_eq!(parse(&source.to_string()).as_ref(), Ok(&source));
+    let copied = parse(&source.reference("ghcr.io")).expect("a source without its hint");
     assert_eq!(
-        parse_source(&reference.to_string()).as_ref(),
-        Ok(&reference)
+        copied.version.tag_or_digest(),
+        source.version.tag_or_digest()
     );
-    let there = on_host(&reference, "ghcr.io");
-    assert_eq!(parse_source(&there.to_string()), Ok(there));
+}
+
+fn check_destination(text: &str) {
+    let tagged = Source::tagged("acme/api", "1").version;
+    let exact = Version::Digest(Digest::of(b""));
+    for version in [tagged, exact] {
+        let destination = match Destination::parse(text, &version, &SETTINGS.hosts) {
+            Ok(destination) => destination,
+            Err(reason) => return assert_one_line(&reason),
+        };
+        assert!(is_repository(&destination.repository));
+        assert!(destination.tag.as_deref().is_none_or(is_tag));
+        let printed = destination.to_string();
+        let again = Destination::parse(&printed, &version, &SETTINGS.hosts);
+        assert_eq!(again, Ok(destination));
+    }
 }
 
 /// An endpoint is a host, and its URL is that host's root.

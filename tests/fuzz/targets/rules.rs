@@ -1,9 +1,9 @@
 //! Rules, and a package and a tag for them: `DESTINATION_REGISTRY`, package and tag in a line each, and the JSON.
 #![no_main]
 
-use fuzz::{assert_one_line, split_line};
+use fuzz::{assert_one_line, rules, split_line};
 use ghcr_to_ecr::config::Settings;
-use ghcr_to_ecr::job::{is_repository, is_tag};
+use ghcr_to_ecr::reference::{Source, is_package, is_repository, is_tag};
 use ghcr_to_ecr::rules::Rule;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -12,13 +12,13 @@ fuzz_target!(|bytes: &[u8]| {
     let (registry, rest) = split_line(bytes);
     let (package, rest) = split_line(rest);
     let (tag, rules) = split_line(rest);
-    let [Ok(registry), Ok(package), Ok(tag), Ok(rules)] =
+    let [Ok(registry), Ok(package), Ok(tag), Ok(written)] =
         [registry, package, tag, rules].map(str::from_utf8)
     else {
         return;
     };
     let settings = Settings::read(|name| match name {
-        "RULES" => Some(rules.to_owned()),
+        "RULES" => Some(written.to_owned()),
         "DESTINATION_REGISTRY" => Some(registry.to_owned()),
         _ => None,
     });
@@ -26,7 +26,10 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(settings) => settings,
         Err(error) => return assert_one_line(&error.to_string()),
     };
-    for rule in settings.rules.iter() {
+    let Some(rules) = rules(&settings) else {
+        return;
+    };
+    for rule in rules.iter() {
         check_tag(rule, tag);
         if let (owner, Some(name)) = rule.owner_and_name() {
             // It becomes the path of a request as it is.
@@ -35,16 +38,16 @@ fuzz_target!(|bytes: &[u8]| {
     }
     // Packages come from events and lists, which are checked.
     if let Some((owner, _)) = package.split_once('/')
-        && is_repository(package)
+        && is_package(package)
         && is_tag(tag)
-        && let Some(rule) = settings.rules.find(package)
+        && let Some(rule) = rules.find(package)
     {
         assert_eq!(
             rule.owner_and_name().0,
             owner,
             "a glob reaches other owners"
         );
-        check_destinations(rule, package, tag, &settings, rules);
+        check_destinations(rule, &Source::tagged(package, tag), &settings, written);
     }
 });
 
@@ -59,20 +62,20 @@ fn check_tag(rule: &Rule, tag: &str) {
 }
 
 /// Names are legal, a registry is one that a rule writes out, and what is printed is read as the same again.
-fn check_destinations(rule: &Rule, package: &str, tag: &str, settings: &Settings, rules: &str) {
-    let destinations = match rule.destinations(package, tag) {
+fn check_destinations(rule: &Rule, source: &Source, settings: &Settings, written: &str) {
+    let destinations = match rule.destinations(source) {
         Ok(destinations) => destinations,
         Err(reason) => return assert_one_line(&reason),
     };
     assert!(!destinations.is_empty());
-    let rules: Value = serde_json::from_str(rules).expect("it was read before");
+    let written: Value = serde_json::from_str(written).expect("it was read before");
     for destination in destinations {
         assert!(is_repository(&destination.repository), "{destination:?}");
-        assert_eq!(destination.tag, tag);
+        assert_eq!(destination.tag.as_deref(), source.version.tag());
         let registry = destination.registry.as_deref();
         if let Some(registry) = registry {
             assert!(
-                writes_out(&rules, &format!("{registry}/")),
+                writes_out(&written, &format!("{registry}/")),
                 "{destination:?}"
             );
         }
@@ -80,7 +83,7 @@ fn check_destinations(rule: &Rule, package: &str, tag: &str, settings: &Settings
             Some(registry) => format!("{registry}/{}", destination.repository),
             None => destination.repository.clone(),
         };
-        let again = settings.registries.split(&name);
+        let again = settings.hosts.split_destination(&name);
         assert_eq!(again, (registry, destination.repository.as_str()));
     }
 }

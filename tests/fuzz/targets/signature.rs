@@ -2,7 +2,7 @@
 #![no_main]
 
 use aws_lc_rs::hmac;
-use ghcr_to_ecr::webhook::is_signed;
+use ghcr_to_ecr::event::webhook::is_signed;
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use secrecy::SecretString;

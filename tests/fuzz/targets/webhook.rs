@@ -4,8 +4,8 @@
 use std::str;
 
 use fuzz::{assert_one_line, split_line};
-use ghcr_to_ecr::job::{is_repository, is_tag};
-use ghcr_to_ecr::webhook::{self, Delivery};
+use ghcr_to_ecr::event::webhook::{self, Delivery};
+use ghcr_to_ecr::reference::{is_package, is_tag};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -20,8 +20,8 @@ fuzz_target!(|bytes: &[u8]| {
     };
     match webhook::read(event_name, &payload) {
         Ok(Delivery::Published(published)) => {
-            assert!(is_repository(&published.repository), "{published:?}");
-            assert!(is_tag(&published.tag), "{published:?}");
+            assert!(is_package(&published.package), "{published:?}");
+            assert!(published.version.tag().is_some_and(is_tag), "{published:?}");
         }
         Ok(Delivery::Ignored(reason)) | Err(reason) => assert_one_line(&reason),
     }

@@ -16,7 +16,7 @@ const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 
 /// The value of `X-Hub-Signature-256`: HMAC-SHA256 of the raw body.
 /// (GitHub documentation, "Validating webhook deliveries")
-fn sign(secret: &str, body: &[u8]) -> String {
+pub fn sign(secret: &str, body: &[u8]) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
     let code = hmac::sign(&key, body);
     code.as_ref()
