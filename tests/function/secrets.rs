@@ -153,7 +153,7 @@ async fn what_a_registry_echoes_is_redacted() {
     let header = |server: &support::http::Server| {
         let requests = server.requests().into_iter();
         let found = requests.filter_map(|request| request.headers.get("authorization").cloned());
-        found.last().expect("an authorized request")
+        found.next_back().expect("an authorized request")
     };
     let bearer = header(&scenario.ghcr.server).replace("Bearer ", "");
     let basic = header(&scenario.ecr.server).replace("Basic ", "");
