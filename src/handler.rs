@@ -105,6 +105,7 @@ impl App {
             Event::Reconcile(scope) => {
                 let invocation = self.invocation(request_id, deadline).await?;
                 Box::pin(reconcile::run(&invocation, &scope, &mut reports)).await;
+                reports.log_counts();
                 match reports.passing_error() {
                     Some(error) => Err(error.clone()),
                     None => Ok(reports.body()),

@@ -2,18 +2,20 @@
 //!
 //! GitHub never repeats a webhook by itself, so this is what makes sure that nothing is lost. It only looks: a tag that is up to
 //! date costs one HEAD request to each registry, and one that is not becomes a job. Jobs are enqueued as they are found, so a run
-//! that meets its deadline has done something; and every run begins elsewhere, so that no package is always the last.
+//! that meets its deadline has done something; and every run has an order of its own, so that no package is always the last. What
+//! fails for every tag of a package alike is found out once and reported once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures_util::{StreamExt, future, stream};
 use secrecy::SecretString;
 use tokio::sync::OnceCell;
 
-use crate::aws::queue::BATCH_SIZE;
 use crate::copy::report::{Figures, Outcome, Report, Subject};
+use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::invocation::Invocation;
 use crate::job::{Job, Options, Origin};
@@ -26,11 +28,18 @@ use crate::retry::retry;
 use crate::rules::glob::is_glob;
 use crate::rules::{Glob, Rule};
 
-/// Tags of one package that are compared at once.
-const CONCURRENCY: usize = 16;
+/// HEAD requests under way at once, to both sides together. A process on Lambda may have 1,024 files open, sockets among them, and a
+/// rule may have 64 destinations. (AWS Lambda developer guide, "Lambda quotas")
+const REQUESTS: usize = 32;
 
-/// Jobs that are copied together where there is no queue.
-const COPIED_TOGETHER: usize = 64;
+/// So many tags are compared before what differs among them is handed over.
+const COMPARED_TOGETHER: usize = 256;
+
+/// So many jobs are handed over before their reports are written.
+const HANDED_OVER_TOGETHER: usize = 60;
+
+/// Comparing ends so long before the deadline, so that what was found can still be handed over.
+const HANDING_OVER: Duration = Duration::from_secs(2);
 
 /// So many packages are named that a run did not reach.
 const NAMED: usize = 20;
@@ -69,19 +78,35 @@ struct Compared<'a> {
     package: String,
 }
 
+/// What the parts of a run share.
+struct Run<'a> {
+    invocation: &'a Invocation<'a>,
+    /// When comparing has to end.
+    deadline: Deadline,
+    dry_run: bool,
+}
+
 /// Compares all packages in scope, and makes copies or jobs of what differs.
 pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Reports) {
-    let mut packages = packages(invocation, scope, reports).await;
-    let start = elsewhere(invocation, packages.len());
-    packages.rotate_left(start);
+    let deadline = invocation.shared.deadline;
+    let run = Run {
+        invocation,
+        deadline: deadline.within(deadline.remaining().saturating_sub(HANDING_OVER)),
+        dry_run: scope.dry_run,
+    };
+    let mut packages = run.packages(scope, reports).await;
+    // Were they only rotated, whatever comes right behind a package that takes a whole run would hardly ever be reached.
+    packages.sort_by_cached_key(|compared| {
+        Digest::of(format!("{} {}", invocation.nonce, compared.package).as_bytes())
+    });
     let mut packages = packages.into_iter();
     while let Some(compared) = packages.next() {
-        if invocation.shared.deadline.is_over() {
+        if run.deadline.is_over() {
             let left = std::iter::once(compared).chain(packages);
             return not_reached(left, reports);
         }
         // Boxed, as it is large.
-        Box::pin(compare(invocation, &compared, scope.dry_run, reports)).await;
+        Box::pin(run.compare(&compared, reports)).await;
     }
     if reports.is_empty() {
         let reason = match &scope.packages {
@@ -89,7 +114,7 @@ pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Repor
                 let globs: Vec<&str> = globs.iter().map(Glob::as_str).collect();
                 format!("no package that has a rule matches {}", globs.join(", "))
             }
-            None => "no package that has a rule has a tag that the rule admits".to_owned(),
+            None => "there is no rule".to_owned(),
         };
         reports.add(Report::ignored(None, reason));
     }
@@ -114,97 +139,221 @@ fn not_reached<'a>(left: impl Iterator<Item = Compared<'a>>, reports: &mut Repor
     reports.add(report);
 }
 
-/// A position that differs from run to run.
-fn elsewhere(invocation: &Invocation<'_>, length: usize) -> usize {
-    let digits = Digest::of(invocation.nonce.as_bytes()).encoded();
-    let number = usize::from_str_radix(&digits[..8], 16).unwrap_or_default();
-    number.checked_rem(length).unwrap_or_default()
-}
-
-/// The packages to compare. Rules whose packages can't be listed become reports, and so do rules without a package.
-async fn packages<'a>(
-    invocation: &'a Invocation<'_>,
-    scope: &Scope,
-    reports: &mut Reports,
-) -> Vec<Compared<'a>> {
-    let rules = &invocation.rules;
-    let mut listed: HashMap<(&str, Option<&str>), Listing> = HashMap::new();
-    let mut found = Vec::new();
-    for rule in rules.iter() {
-        let (owner, name) = rule.owner_and_name();
-        if !scope.may_admit(owner) {
-            continue;
-        }
-        let packages = match name {
-            Some(name) => Ok(Arc::new(vec![format!("{owner}/{name}")])),
-            // Several rules may be about one owner.
-            None => match listed.entry((owner, rule.token_secret_id())) {
-                Entry::Occupied(listing) => listing.get().clone(),
-                Entry::Vacant(place) => {
-                    let listing = invocation
-                        .shared
-                        .deadline
-                        .bound(list(invocation, rule, owner));
-                    let listing = listing.await;
-                    if let Err(error) = &listing {
-                        let subject = Subject::Owner {
-                            owner: owner.to_owned(),
-                        };
-                        reports.add(Report::failed(Some(subject), error.clone()));
+impl Run<'_> {
+    /// The packages to compare. Rules whose packages can't be listed become reports, and so do rules without a package.
+    async fn packages(&self, scope: &Scope, reports: &mut Reports) -> Vec<Compared<'_>> {
+        let rules = &self.invocation.rules;
+        let mut listed: HashMap<(&str, Option<&str>), Listing> = HashMap::new();
+        let mut found = Vec::new();
+        for rule in rules.iter() {
+            let (owner, name) = rule.owner_and_name();
+            if !scope.may_admit(owner) {
+                continue;
+            }
+            let packages = match name {
+                Some(name) => Ok(Arc::new(vec![format!("{owner}/{name}")])),
+                // Several rules may be about one owner.
+                None => match listed.entry((owner, rule.token_secret_id())) {
+                    Entry::Occupied(listing) => listing.get().clone(),
+                    Entry::Vacant(place) => {
+                        let listing = self.deadline.bound(self.list(rule, owner)).await;
+                        if let Err(error) = &listing {
+                            let subject = Subject::Owner {
+                                owner: owner.to_owned(),
+                            };
+                            reports.add(Report::failed(Some(subject), error.clone()));
+                        }
+                        place.insert(listing).clone()
                     }
-                    place.insert(listing).clone()
-                }
-            },
-        };
-        let Ok(packages) = packages else {
-            continue;
-        };
-        let is_rules = |package: &&String| {
-            rules
-                .find(package)
-                .is_some_and(|first| std::ptr::eq(first, rule))
-        };
-        let mut of_rule = packages.iter().filter(is_rules).peekable();
-        if of_rule.peek().is_none() && scope.packages.is_none() {
-            let subject = Subject::Rule {
-                rule: rule.source().to_owned(),
+                },
             };
-            let reason = "no package that the token can see is this rule's: either none matches it, or a rule before it does";
-            reports.add(Report::ignored(Some(subject), reason.to_owned()));
+            let Ok(packages) = packages else {
+                continue;
+            };
+            let is_rules = |package: &&String| {
+                rules
+                    .find(package)
+                    .is_some_and(|first| std::ptr::eq(first, rule))
+            };
+            let mut of_rule = packages.iter().filter(is_rules).peekable();
+            if of_rule.peek().is_none() && scope.packages.is_none() {
+                let subject = Subject::Rule {
+                    rule: rule.source().to_owned(),
+                };
+                let reason = "no package that the token can see is this rule's: either none matches it, or a rule before it does";
+                reports.add(Report::ignored(Some(subject), reason.to_owned()));
+            }
+            for package in of_rule.filter(|package| scope.admits(package)) {
+                match is_package(package) {
+                    true => found.push(Compared {
+                        rule,
+                        package: package.clone(),
+                    }),
+                    false => reports.add(Report::ignored(
+                        Some(Subject::package(package)),
+                        "its name is not one that registries take".to_owned(),
+                    )),
+                }
+            }
         }
-        for package in of_rule.filter(|package| scope.admits(package)) {
-            match is_package(package) {
-                true => found.push(Compared {
-                    rule,
-                    package: package.clone(),
-                }),
-                false => reports.add(Report::ignored(
-                    Some(Subject::package(package)),
-                    "its name is not one that registries take".to_owned(),
-                )),
+        found
+    }
+
+    async fn list(&self, rule: &Rule, owner: &str) -> Listing {
+        let copier = self.invocation.copier;
+        let observer = &Observer::default();
+        let list = |token: Option<SecretString>| async move {
+            retry(observer, || copier.github.packages(token.as_ref(), owner)).await
+        };
+        let names = copier
+            .registries
+            .with_token(rule.token_secret_id(), list)
+            .await?;
+        let mut packages: Vec<String> =
+            names.iter().map(|name| format!("{owner}/{name}")).collect();
+        packages.sort();
+        packages.dedup();
+        Ok(Arc::new(packages))
+    }
+
+    /// Compares every tag of a package that its rule admits, and hands over what differs as it is found. A tag that can't be looked
+    /// at is reported, and stops none of the others.
+    async fn compare(&self, compared: &Compared<'_>, reports: &mut Reports) {
+        let Compared { rule, package } = compared;
+        let subject = || Some(Subject::package(package));
+        let places = self.places(compared, reports).await;
+        if places.is_empty() {
+            return;
+        }
+        let registries = &self.invocation.copier.registries;
+        let source = registries.source(package, rule.token_secret_id());
+        let listed = retry(source.observer(), || source.tags());
+        let mut tags = match self.deadline.bound(listed).await {
+            Ok(tags) => rule.admitted(tags),
+            Err(error) => return reports.add(Report::failed(subject(), error)),
+        };
+        if tags.is_empty() {
+            let reason = "it has no tag that the rule admits".to_owned();
+            return reports.add(Report::ignored(subject(), reason));
+        }
+        let start = self.elsewhere(tags.len());
+        tags.rotate_left(start);
+        let at_once = (REQUESTS / (places.len() + 1)).max(1);
+        let mut left = tags.len();
+        for together in tags.chunks(COMPARED_TOGETHER) {
+            let looks = together
+                .iter()
+                .map(|tag| compare_tag(&source, &places, tag, self.dry_run));
+            // In no order: one that takes long keeps none of the others from being handed over.
+            let mut looks = stream::iter(looks).buffer_unordered(at_once);
+            let mut jobs = Vec::new();
+            let end = loop {
+                let next = async { looks.next().await.transpose() };
+                match self.deadline.bound(next).await {
+                    Ok(Some((looked, differs))) => {
+                        left -= 1;
+                        reports.extend(looked);
+                        jobs.extend(differs.map(|differs| self.job(package, differs)));
+                    }
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            drop(looks);
+            self.hand_over(&jobs, reports).await;
+            if let Err(error) = end {
+                let count = tags.len();
+                let mut report = Report::failed(subject(), error);
+                report.reason = Some(format!(
+                    "{left} of {count} tags were not compared in this run"
+                ));
+                reports.add(report);
+                break;
+            }
+            if places.iter().all(Place::is_refused) {
+                break;
+            }
+        }
+        for place in places {
+            if let Some(error) = place.refusal.get() {
+                let subject = to_place(package, &place.destination);
+                reports.add(Report::failed(Some(subject), error.clone()));
             }
         }
     }
-    found
+
+    /// The destinations of a package. One that can't be reached stops none of the others.
+    async fn places(&self, compared: &Compared<'_>, reports: &mut Reports) -> Vec<Place> {
+        let Compared { rule, package } = compared;
+        let mut places = Vec::new();
+        let destinations = match rule.destinations(&Source::tagged(package, "tag")) {
+            Ok(destinations) => destinations,
+            Err(reason) => {
+                reports.add(Report::ignored(Some(Subject::package(package)), reason));
+                return places;
+            }
+        };
+        for destination in destinations {
+            let opened = self.invocation.copier.registries.destination(&destination);
+            match self.deadline.bound(opened).await {
+                Ok(repository) => places.push(Place {
+                    destination,
+                    repository: repository.observed(),
+                    exists: OnceCell::new(),
+                    refusal: OnceLock::new(),
+                }),
+                Err(error) => {
+                    let subject = to_place(package, &destination);
+                    reports.add(Report::failed(Some(subject), error));
+                }
+            }
+        }
+        places
+    }
+
+    fn job(&self, package: &str, (tag, destinations): Differs) -> Job {
+        let options = Options {
+            dry_run: self.dry_run,
+            origin: Some(Origin::Schedule),
+            ..Options::default()
+        };
+        Job {
+            source: Source::tagged(package, &tag),
+            destinations,
+            options,
+        }
+    }
+
+    async fn hand_over(&self, jobs: &[Job], reports: &mut Reports) {
+        for jobs in jobs.chunks(HANDED_OVER_TOGETHER) {
+            reports.extend(match self.dry_run {
+                true => self.invocation.copy_all(jobs.to_vec()).await,
+                false => self.invocation.enqueue(jobs.to_vec()).await,
+            });
+        }
+    }
+
+    /// A position that differs from run to run.
+    fn elsewhere(&self, length: usize) -> usize {
+        let digits = Digest::of(self.invocation.nonce.as_bytes()).encoded();
+        let number = usize::from_str_radix(&digits[..8], 16).unwrap_or_default();
+        number.checked_rem(length).unwrap_or_default()
+    }
 }
 
 /// The packages of an owner, in order, as far as a token can see them.
 type Listing = Result<Arc<Vec<String>>>;
 
-async fn list(invocation: &Invocation<'_>, rule: &Rule, owner: &str) -> Listing {
-    let copier = invocation.copier;
-    let observer = &Observer::default();
-    let list = |token: Option<SecretString>| async move {
-        retry(observer, || copier.github.packages(token.as_ref(), owner)).await
+/// All tags of a package, to one of its destinations.
+fn to_place(package: &str, destination: &Destination) -> Subject {
+    let destination = Destination {
+        tag: None,
+        ..destination.clone()
     };
-    let names = copier
-        .registries
-        .with_token(rule.token_secret_id(), list)
-        .await?;
-    let mut packages: Vec<String> = names.iter().map(|name| format!("{owner}/{name}")).collect();
-    packages.sort();
-    packages.dedup();
-    Ok(Arc::new(packages))
+    Subject::Copy {
+        source: package.to_owned(),
+        destination: destination.to_string(),
+    }
 }
 
 /// A destination of a package, whose tags are compared.
@@ -213,164 +362,49 @@ struct Place {
     destination: Destination,
     repository: Repository,
     /// Whether the repository is there, or made when something is pushed: found out once, when a tag is not there.
-    exists: OnceCell<Result<()>>,
-}
-
-/// Compares every tag of a package that its rule admits, and copies or enqueues what differs as it is found. A tag that can't be
-/// looked at is reported, and stops none of the others.
-async fn compare(
-    invocation: &Invocation<'_>,
-    compared: &Compared<'_>,
-    dry_run: bool,
-    reports: &mut Reports,
-) {
-    let Compared { rule, package } = compared;
-    let subject = || Some(Subject::package(package));
-    let copier = invocation.copier;
-    let deadline = invocation.shared.deadline;
-    let destinations = match rule.destinations(&Source::tagged(package, "tag")) {
-        Ok(destinations) => destinations,
-        Err(reason) => return reports.add(Report::ignored(subject(), reason)),
-    };
-    let mut places = Vec::new();
-    for destination in destinations {
-        match deadline
-            .bound(copier.registries.destination(&destination))
-            .await
-        {
-            Ok(repository) => {
-                let repository = repository.observed();
-                places.push(Place {
-                    destination,
-                    repository,
-                    exists: OnceCell::new(),
-                });
-            }
-            Err(error) => {
-                let source = package.clone();
-                let destination = Destination {
-                    tag: None,
-                    ..destination
-                }
-                .to_string();
-                reports.add(Report::failed(
-                    Some(Subject::Copy {
-                        source,
-                        destination,
-                    }),
-                    error,
-                ));
-            }
-        }
-    }
-    let source = copier.registries.source(package, rule.token_secret_id());
-    let tags = deadline
-        .bound(retry(source.observer(), || source.tags()))
-        .await;
-    let mut tags = match tags {
-        Ok(tags) => rule.admitted(tags),
-        Err(error) => return reports.add(Report::failed(subject(), error)),
-    };
-    let start = elsewhere(invocation, tags.len());
-    tags.rotate_left(start);
-    let count = tags.len();
-    let chunk = match invocation.queue {
-        Some(_) if !dry_run => BATCH_SIZE,
-        _ => COPIED_TOGETHER,
-    };
-    let mut found = Vec::new();
-    let mut looks = stream::iter(tags)
-        .map(|tag| compare_tag(&source, &places, tag, dry_run))
-        .buffered(CONCURRENCY);
-    let mut done = 0;
-    loop {
-        match deadline.bound(async { Ok(looks.next().await) }).await {
-            Ok(Some((looked, job))) => {
-                done += 1;
-                reports.extend(looked);
-                found.extend(job.map(|job| named(job, package)));
-            }
-            Ok(None) => break,
-            Err(error) => {
-                let mut report = Report::failed(subject(), error);
-                report.reason = Some(format!(
-                    "{} of {count} tags were not compared in this run",
-                    count - done
-                ));
-                reports.add(report);
-                break;
-            }
-        }
-        if found.len() >= chunk {
-            reports.extend(carry_out(invocation, std::mem::take(&mut found), dry_run).await);
-        }
-    }
-    drop(looks);
-    reports.extend(carry_out(invocation, found, dry_run).await);
-    for place in &places {
-        if let Some(Err(error)) = place.exists.get() {
-            let source = package.clone();
-            let destination = Destination {
-                tag: None,
-                ..place.destination.clone()
-            }
-            .to_string();
-            let subject = Subject::Copy {
-                source,
-                destination,
-            };
-            reports.add(Report::failed(Some(subject), error.clone()));
-        }
-    }
-}
-
-async fn carry_out(invocation: &Invocation<'_>, jobs: Vec<Job>, dry_run: bool) -> Vec<Report> {
-    match dry_run {
-        true => invocation.copy_all(jobs).await,
-        false => invocation.enqueue(jobs).await,
-    }
-}
-
-/// The job for what was found.
-fn named((tag, destinations, dry_run): Differs, package: &str) -> Job {
-    let options = Options {
-        dry_run,
-        origin: Some(Origin::Schedule),
-        ..Options::default()
-    };
-    Job {
-        source: Source::tagged(package, &tag),
-        destinations,
-        options,
-    }
+    exists: OnceCell<bool>,
+    /// What every tag fails with alike. The place is left alone from then on.
+    refusal: OnceLock<Error>,
 }
 
 /// A tag, and the destinations where it stands for something else than at the source.
-type Differs = (String, Vec<Destination>, bool);
+type Differs = (String, Vec<Destination>);
 
 /// One tag against each of its destinations.
+///
+/// # Errors
+/// The source refuses to show the package.
 async fn compare_tag(
     source: &Repository,
     places: &[Place],
-    tag: String,
+    tag: &str,
     dry_run: bool,
-) -> (Vec<Report>, Option<Differs>) {
-    let name = &tag;
-    let at_source = retry(source.observer(), || source.resolve(name));
+) -> Result<(Vec<Report>, Option<Differs>)> {
+    let (mut reports, mut differs) = (Vec::new(), Vec::new());
+    let places: Vec<&Place> = places.iter().filter(|place| !place.is_refused()).collect();
+    if places.is_empty() {
+        return Ok((reports, None));
+    }
+    let at_source = retry(source.observer(), || source.resolve(tag));
     let at_destinations = places.iter().map(|place| {
         retry(place.repository.observer(), || {
-            place.repository.resolve(name)
+            place.repository.resolve(tag)
         })
     });
     let (at_source, at_destinations) =
         future::join(at_source, future::join_all(at_destinations)).await;
-    let (mut reports, mut differs) = (Vec::new(), Vec::new());
-    for (place, at_destination) in places.iter().zip(at_destinations) {
+    if let Err(error) = &at_source
+        && error.kind() == Kind::Denied
+    {
+        return Err(error.clone());
+    }
+    for (place, at_destination) in places.into_iter().zip(at_destinations) {
         let subject = Subject::Copy {
-            source: source.reference(name),
-            destination: place.repository.reference(name),
+            source: source.reference(tag),
+            destination: place.repository.reference(tag),
         };
         match (&at_source, at_destination) {
+            (_, Err(error)) if error.kind() == Kind::Denied => place.refuse(error),
             (Ok(None), _) => {
                 let reason = "the tag was deleted at the source meanwhile".to_owned();
                 reports.push(Report::ignored(Some(subject), reason));
@@ -385,20 +419,29 @@ async fn compare_tag(
                 ));
             }
             (_, Ok(found)) => {
-                if found.is_some() || place.exists(name, dry_run).await {
+                if found.is_some() || place.exists(tag, dry_run).await {
                     differs.push(Destination {
-                        tag: Some(tag.clone()),
+                        tag: Some(tag.to_owned()),
                         ..place.destination.clone()
                     });
                 }
             }
         }
     }
-    let differs = (!differs.is_empty()).then_some((tag, differs, dry_run));
-    (reports, differs)
+    let differs = (!differs.is_empty()).then_some((tag.to_owned(), differs));
+    Ok((reports, differs))
 }
 
 impl Place {
+    fn is_refused(&self) -> bool {
+        self.refusal.get().is_some()
+    }
+
+    fn refuse(&self, error: Error) {
+        // Looks that were under way at the same time are refused too; one error says it all.
+        _ = self.refusal.set(error);
+    }
+
     /// Whether something can be pushed there. A HEAD request does not tell a repository that is not there from a tag that is not, and
     /// hundreds of jobs that fail for the same reason help nobody; so this is found out once, and reported once.
     ///
@@ -407,20 +450,27 @@ impl Place {
     async fn exists(&self, tag: &str, dry_run: bool) -> bool {
         let observer = self.repository.observer();
         let exists = self.exists.get_or_init(async || {
-            let expected = || self.repository.expect_exists(tag);
-            match (retry(observer, expected).await, dry_run) {
-                (Err(error), false) if error.kind() == Kind::NotFound => {
-                    match self.repository.takes_pushes().await {
-                        Ok(true) => Ok(()),
-                        Ok(false) => Err(error),
-                        Err(_) => Ok(()),
+            let looked = retry(observer, || self.repository.expect_exists(tag)).await;
+            let refusal = match looked {
+                Err(missing) if missing.kind() == Kind::NotFound && dry_run => Some(missing),
+                Err(missing) if missing.kind() == Kind::NotFound => {
+                    match retry(observer, || self.repository.takes_pushes()).await {
+                        Ok(true) => None,
+                        Ok(false) => Some(missing),
+                        Err(error) => Some(error),
                     }
                 }
-                (Err(error), true) if error.kind() == Kind::NotFound => Err(error),
-                _ => Ok(()),
+                _ => None,
+            };
+            match refusal.filter(|error| !error.kind().may_pass()) {
+                Some(error) => {
+                    self.refuse(error);
+                    false
+                }
+                None => true,
             }
         });
-        exists.await.is_ok()
+        *exists.await
     }
 }
 

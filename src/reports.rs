@@ -69,6 +69,12 @@ impl Reports {
         reports.into_iter().for_each(|report| self.add(report));
     }
 
+    /// Logs how often each outcome came up, as images that are up to date have no lines of their own.
+    pub fn log_counts(&self) {
+        let counts = serde_json::to_string(&self.counts).unwrap_or_default();
+        tracing::info!(%counts, "the run has ended");
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.counts.is_empty()

@@ -207,7 +207,8 @@ impl Repository {
         }
     }
 
-    /// All tags, in the order in which the registry lists them: at GHCR, the oldest push first (renovatebot/renovate#36103).
+    /// All tags, each once, in the order in which the registry lists them: at GHCR, the oldest push first
+    /// (renovatebot/renovate#36103).
     ///
     /// One GET request for each page; the registry says where the next one is. A page that leads back to an earlier one ends the
     /// list, as GHCR's last page is known to do. (podman-container-tools/container-libs#487)
@@ -252,10 +253,25 @@ impl Repository {
             }
             match next {
                 Some(next) if seen.insert(Digest::of(next.as_str().as_bytes())) => url = next,
-                _ => return Ok(tags),
+                _ => {
+                    keep_last(&mut tags);
+                    return Ok(tags);
+                }
             }
         }
     }
+}
+
+/// Leaves each tag once. One that moved while the list was read is on two pages, and belongs where it is now.
+fn keep_last(tags: &mut Vec<String>) {
+    let mut seen = HashSet::with_capacity(tags.len());
+    let is_last: Vec<bool> = tags
+        .iter()
+        .rev()
+        .map(|tag| seen.insert(tag.as_str()))
+        .collect();
+    let mut is_last = is_last.into_iter().rev();
+    tags.retain(|_| is_last.next().unwrap_or(true));
 }
 
 fn too_long(place: &Place<'_>) -> Error {
