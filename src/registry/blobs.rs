@@ -17,9 +17,10 @@ use super::refusal::Place;
 use super::{REQUEST_TIMEOUT, Repository, redirect, refusal, suffix};
 use crate::error::{Error, Kind, Operation, Result, Side};
 use crate::manifest::{Descriptor, Digest};
+use crate::observer::Happened;
 
-/// A commit of many gigabytes is checked by the destination before it answers.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(120);
+/// With all bytes handed over, the destination computes their digest before it answers: so many bytes in a second at least.
+const COMMIT_RATE: u64 = 64 * 1024 * 1024;
 
 /// GHCR redirects a blob once; a few more are followed, a loop is not.
 const REDIRECT_LIMIT: usize = 5;
@@ -155,7 +156,8 @@ impl Repository {
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, *size)
             .body(Body::wrap_stream(watched));
-        let response = self.counted(&place, request);
+        self.observer.saw(Happened::Request);
+        let response = self.transmit(&place, request);
         let response = match flow.unless_stalled(*size, response).await {
             Some(result) => result?,
             None => return Err(place.error(Kind::Transient, "the upload stood still".to_owned())),
@@ -197,6 +199,7 @@ impl Repository {
         if !redirect::may_lead(own, &url) {
             return Err(refused(elsewhere));
         }
+        self.observer.saw(Happened::Request);
         let response = self.respond(place, get(&url)).await?;
         match redirect::may_answer(own, address(&response)) {
             true => Ok((url, response)),
@@ -331,9 +334,8 @@ impl Flow {
         tokio::pin!(upload);
         loop {
             let before = self.moved.load(Ordering::Relaxed);
-            // With all bytes handed over, the destination computes their digest before it answers.
             let patience = match before == size {
-                true => COMMIT_TIMEOUT,
+                true => REQUEST_TIMEOUT + Duration::from_secs(size / COMMIT_RATE),
                 false => REQUEST_TIMEOUT,
             };
             if let Ok(result) = tokio::time::timeout(patience, &mut upload).await {

@@ -7,16 +7,21 @@
     reason = "test code: a failure is a panic, and a figure is printed"
 )]
 
+mod answers;
 mod budgets;
 mod copy;
+mod counts;
+mod destinations;
 mod events;
 mod failures;
+mod foreign;
 mod github;
 mod graph;
 mod hazards;
 mod interruptions;
 mod matrix;
 mod measurements;
+mod memory;
 mod payloads;
 mod properties;
 mod queue;
@@ -24,3 +29,4 @@ mod scenario;
 mod schedule;
 mod soak;
 mod tls;
+mod vanished;
