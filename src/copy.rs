@@ -8,7 +8,9 @@ mod blob;
 mod carry;
 mod fanout;
 pub mod plan;
+mod progress;
 pub mod report;
+mod sending;
 pub mod survey;
 mod transfer;
 
@@ -18,9 +20,10 @@ use futures_util::future;
 
 pub use self::carry::Shared;
 use self::plan::Plan;
+use self::progress::End;
 use self::report::{Figures, Outcome, Report, Subject};
 use self::survey::{Places, Surveyor};
-use self::transfer::{End, Transfer};
+use self::transfer::Transfer;
 use crate::allowance::Allowance;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Digest, Manifest};
@@ -59,6 +62,8 @@ struct Track {
     /// Of a dry run.
     planned: Option<Plan>,
     end: Option<Result<Outcome>>,
+    /// Whether it was counted what the destination has of the image.
+    is_counted: bool,
 }
 
 impl Copy<'_> {
@@ -122,12 +127,8 @@ impl Copy<'_> {
                 .round(tracks, announced.take(), forced, is_last, shared)
                 .await?;
             forced = forced.and(lost_parts);
-            let left = left(tracks);
-            if left.is_empty() {
+            if left(tracks).is_empty() {
                 return Ok(());
-            }
-            for place in left.iter() {
-                self.destinations[place].observer().looks_again();
             }
         }
         Ok(())
@@ -180,7 +181,7 @@ impl Copy<'_> {
             concurrency: shared.concurrency,
             allowance: &allowance,
         };
-        let (survey, failed) = surveyor.survey(top, differs).await?;
+        let (survey, failed) = surveyor.survey(top, differs).await;
         for (place, error) in failed {
             tracks[place].end = Some(Err(error));
         }
@@ -198,7 +199,10 @@ impl Copy<'_> {
             );
             let track = &mut tracks[place];
             track.warnings.extend(plan.warnings.clone());
-            self.count_present(place, &survey);
+            // What was sent in the last round is no longer missing, and was counted then.
+            if !std::mem::replace(&mut track.is_counted, true) {
+                self.count_present(place, &survey);
+            }
             if plan.is_current() {
                 track.end = Some(Ok(Outcome::Current));
             } else if self.dry_run {
@@ -232,18 +236,22 @@ impl Copy<'_> {
             shared,
         };
         let mut lost_parts = Places::default();
-        // Told at once, so that a destination that is done is known to be if the deadline cuts the others.
-        let ended = |plan: usize, end| {
-            let (place, _) = plans[plan];
+        let ended = |position: usize, end: End| {
+            let (place, _) = plans[position];
+            let destination = &self.destinations[place];
             tracks[place].end = match end {
                 End::Copied => Some(Ok(Outcome::Copied)),
                 End::Overtaken if is_last => Some(Err(self.source.not_as_written(
                     &self.version.tag_or_digest(),
                     "the tag moved again and again while it was copied".to_owned(),
                 ))),
-                End::Overtaken => None,
+                End::Overtaken => {
+                    destination.observer().looks_again();
+                    tracks[place].is_counted = false;
+                    None
+                }
                 End::Failed(Error::PartMissing { .. }) if !is_last => {
-                    shared.carriage.forget(&self.destinations[place].prefix());
+                    shared.carriage.forget(&destination.prefix());
                     lost_parts = lost_parts.with(place);
                     None
                 }

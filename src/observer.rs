@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Something that happened at a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Happened {
-    /// An HTTP request was sent, authorization left aside. A redirect that is followed is another one.
+    /// An HTTP request was sent, authorization left aside: one that is sent again with renewed authorization counts once. A redirect
+    /// that is followed is another one.
     Request,
     /// Something is tried once more.
     Retry,

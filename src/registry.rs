@@ -185,7 +185,8 @@ impl Repository {
             .await
     }
 
-    /// Sends a request; one whose authorization is refused is sent once more if another one can be had.
+    /// Sends a request, and counts it; one whose authorization is refused is sent once more if another one can be had, which is a
+    /// matter of authorization and so not counted.
     async fn send_streaming(
         &self,
         place: &Place<'_>,
@@ -193,6 +194,7 @@ impl Repository {
     ) -> Result<Response> {
         let header = self.admission(place).await?;
         let authorized = self.authorized(request(), header.clone());
+        self.observer.saw(Happened::Request);
         let response = self.respond(place, authorized).await?;
         let status = response.status();
         let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
@@ -204,17 +206,16 @@ impl Repository {
             .await
     }
 
-    /// As [`Repository::counted`], but the head of the answer is not waited for without end.
+    /// As [`Repository::transmit`], but the head of the answer is not waited for without end.
     async fn respond(&self, place: &Place<'_>, request: RequestBuilder) -> Result<Response> {
-        match tokio::time::timeout(REQUEST_TIMEOUT, self.counted(place, request)).await {
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.transmit(place, request)).await {
             Ok(result) => result,
             Err(_) => Err(place.error(Kind::Transient, "no answer in time".to_owned())),
         }
     }
 
-    /// Sends a request, and counts it.
-    async fn counted(&self, place: &Place<'_>, request: RequestBuilder) -> Result<Response> {
-        self.observer.saw(Happened::Request);
+    /// Sends a request, and notes whether the registry asks for patience.
+    async fn transmit(&self, place: &Place<'_>, request: RequestBuilder) -> Result<Response> {
         let response = request.send().await.map_err(|error| place.broken(error))?;
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
             self.observer.saw(Happened::Throttled);

@@ -1,23 +1,24 @@
-//! One blob, from its source into an upload for each destination that lacks it.
+//! One blob, from its source into an upload for each destination that lacks it: one try.
 
 use bytes::Bytes;
-use futures_util::{Stream, future, stream};
+use futures_util::stream::{self, FuturesUnordered};
+use futures_util::{Stream, StreamExt, future};
 
 use super::fanout::Fanout;
 use crate::error::{Error, Kind, Result, Side};
 use crate::manifest::{Descriptor, Hasher};
 use crate::registry::{BlobReader, Repository};
-use crate::retry::{Retry, retry};
+use crate::retry::retry;
 
 /// A read is resumed as often as it breaks off, which GHCR's storage is known to do dozens of times in a large blob
 /// (cirruslabs/tart#944), but only so many times in a row with less than this many bytes in between.
-const PROGRESS: u64 = 1024 * 1024;
+const PROGRESS: u64 = 64 * 1024;
 const FRUITLESS_LIMIT: usize = 4;
 
-/// Streams one blob to every destination, with one read of the source, and gives a result for each of them in their order.
+/// One try to bring a blob to every destination, with one read of the source. `done` is told of each destination, by its position,
+/// as soon as its own upload has ended: one that is slow to fail keeps nothing from the others.
 ///
-/// Where the source breaks off, reading resumes into the same uploads. A destination that fails drops out; when the others are
-/// done, those that failed for a passing reason are tried again, with a fresh read.
+/// Where the source breaks off, reading resumes into the same uploads.
 ///
 /// The first try does not compute the digest: the destination does at commit, and twice is most of the processor time there is.
 /// A later try does, so that a wrong digest says whose fault it is.
@@ -25,45 +26,9 @@ pub(super) async fn copy_blob(
     blob: &Descriptor,
     source: &Repository,
     destinations: &[&Repository],
-) -> Vec<Result<()>> {
-    let mut results: Vec<Option<Result<()>>> = destinations.iter().map(|_| None).collect();
-    let mut retry = Retry::default();
-    loop {
-        let left: Vec<usize> = (0..results.len())
-            .filter(|place| results[*place].is_none())
-            .collect();
-        let at: Vec<&Repository> = left.iter().map(|place| destinations[*place]).collect();
-        let mut due = None;
-        for (place, result) in left
-            .into_iter()
-            .zip(attempt(blob, source, &at, retry.tries() > 0).await)
-        {
-            match result {
-                Err(error) if retry.is_worth_it(&error) => due = due.or(Some((place, error))),
-                result => results[place] = Some(result),
-            }
-        }
-        let Some((place, error)) = due else {
-            return results
-                .into_iter()
-                .map(|result| result.unwrap_or(Ok(())))
-                .collect();
-        };
-        let failed = match error.side() {
-            Some(Side::Destination) => destinations[place],
-            _ => source,
-        };
-        retry.wait(&error, failed.observer()).await;
-    }
-}
-
-/// One try: a read of the source, and an upload to each destination.
-async fn attempt(
-    blob: &Descriptor,
-    source: &Repository,
-    destinations: &[&Repository],
     is_again: bool,
-) -> Vec<Result<()>> {
+    mut done: impl FnMut(usize, Result<()>),
+) {
     let start = async |destination: &Repository| {
         // The connection may have broken after the commit.
         match is_again && destination.has_blob(&blob.digest).await? {
@@ -72,21 +37,22 @@ async fn attempt(
         }
     };
     let starts = future::join_all(destinations.iter().map(|destination| start(destination)));
-    let (reader, uploads) = future::join(source.fetch_blob(blob, 0), starts).await;
-    let open = uploads
-        .iter()
-        .filter(|upload| matches!(upload, Ok(Some(_))))
-        .count();
+    let (reader, starts) = future::join(source.fetch_blob(blob, 0), starts).await;
+    let mut uploads = Vec::new();
+    for (position, start) in starts.into_iter().enumerate() {
+        match start {
+            Ok(Some(upload)) => uploads.push((position, upload)),
+            Ok(None) => done(position, Ok(())),
+            Err(error) => done(position, Err(error)),
+        }
+    }
     let reader = match reader {
         Ok(reader) => reader,
-        // What is there needs no source.
         Err(error) => {
-            let result = |upload: Result<Option<_>>| match upload {
-                Ok(None) => Ok(()),
-                Ok(Some(_)) => Err(error.clone()),
-                Err(error) => Err(error),
-            };
-            return uploads.into_iter().map(result).collect();
+            for (position, _) in uploads {
+                done(position, Err(error.clone()));
+            }
+            return;
         }
     };
     let read = Read {
@@ -98,32 +64,31 @@ async fn attempt(
         resumed_at: 0,
         fruitless: 0,
     };
-    let (fanout, branches) = Fanout::new(read.into_stream(), open);
-    let mut branches = branches.into_iter();
-    let sends = destinations
-        .iter()
-        .zip(uploads)
-        .map(|(destination, upload)| {
-            let branch = matches!(upload, Ok(Some(_)))
-                .then(|| branches.next())
-                .flatten();
-            async move {
-                match (upload?, branch) {
-                    (Some(upload), Some(branch)) => {
-                        destination.finish_upload(upload, blob, branch).await
-                    }
-                    _ => Ok(()),
-                }
-            }
-        });
-    let results = future::join_all(sends).await.into_iter();
-    // A source that failed shows at the destinations as broken uploads.
-    results
-        .map(|result| match (result, fanout.failure()) {
-            (Err(_), Some(failure)) => Err(failure),
-            (result, _) => result,
+    let (fanout, branches) = Fanout::new(read.into_stream(), uploads.len());
+    let send = async |branch_position, branch, position: usize, upload| {
+        let destination = destinations[position];
+        let result = destination.finish_upload(upload, blob, branch).await;
+        fanout.close(branch_position);
+        (position, result)
+    };
+    let mut sends: FuturesUnordered<_> = uploads
+        .into_iter()
+        .zip(branches)
+        .enumerate()
+        .map(|(branch_position, ((position, upload), branch))| {
+            send(branch_position, branch, position, upload)
         })
-        .collect()
+        .collect();
+    while let Some((position, result)) = sends.next().await {
+        // A source that failed shows at the destinations as broken uploads.
+        done(
+            position,
+            match (result, fanout.failure()) {
+                (Err(_), Some(failure)) => Err(failure),
+                (result, _) => result,
+            },
+        );
+    }
 }
 
 /// A blob that is being read, by as many requests as it takes.

@@ -27,7 +27,8 @@ enum State {
     UnderWay,
     /// It is there.
     Arrived,
-    /// The source could not give it, and won't give it to anybody else either.
+    /// The source could not give it, after as many tries as are worth it: so it is for all who waited, and if the failure does not
+    /// pass, for everybody else too.
     Broken(Error),
     /// It did not arrive; another copy may try.
     Given,
@@ -88,8 +89,10 @@ impl Carriage {
             match &*receiver.borrow() {
                 State::UnderWay => return None,
                 State::Arrived => return Some(Claim::Arrived),
-                State::Broken(error) => return Some(Claim::Broken(error.clone())),
-                State::Given => {}
+                State::Broken(error) if !error.kind().may_pass() => {
+                    return Some(Claim::Broken(error.clone()));
+                }
+                State::Broken(_) | State::Given => {}
             }
         }
         let (sender, receiver) = watch::channel(State::UnderWay);
@@ -106,9 +109,10 @@ impl Carriage {
             let receiver = self.uploads().get(reference).cloned();
             if let Some(mut receiver) = receiver {
                 // An error says that the sender is gone, which the next turn sees.
-                _ = receiver
-                    .wait_for(|state| !matches!(state, State::UnderWay))
-                    .await;
+                let state = receiver.wait_for(|state| !matches!(state, State::UnderWay));
+                if let Ok(State::Broken(error)) = state.await.as_deref() {
+                    return Claim::Broken(error.clone());
+                }
             }
         }
     }

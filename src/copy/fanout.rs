@@ -64,9 +64,20 @@ impl Fanout {
     pub(super) fn failure(&self) -> Option<Error> {
         lock(&self.0).failure.clone()
     }
+
+    /// Takes one branch out, which ends in an error if it is still read. A destination may refuse an upload whose body an HTTP
+    /// connection still holds; the others must not wait for it.
+    pub(super) fn close(&self, position: usize) {
+        lock(&self.0).close(position);
+    }
 }
 
 impl Shared {
+    fn close(&mut self, position: usize) {
+        self.branches[position] = None;
+        self.wake_all();
+    }
+
     fn wake_all(&mut self) {
         for branch in self.branches.iter_mut().flatten() {
             if let Some(waker) = branch.waker.take() {
@@ -85,9 +96,10 @@ impl Shared {
         if self.failure.is_some() {
             return failed();
         }
-        if let Some(own) = self.branches[position].as_mut()
-            && let Some(chunk) = own.chunks.pop_front()
-        {
+        let Some(own) = self.branches[position].as_mut() else {
+            return failed();
+        };
+        if let Some(chunk) = own.chunks.pop_front() {
             own.length -= chunk.len();
             // Others may have waited for this one.
             self.wake_all();
@@ -143,9 +155,7 @@ impl Stream for Branch {
 
 impl Drop for Branch {
     fn drop(&mut self) {
-        let mut shared = lock(&self.shared);
-        shared.branches[self.position] = None;
-        shared.wake_all();
+        lock(&self.shared).close(self.position);
     }
 }
 
@@ -200,6 +210,18 @@ mod tests {
         assert!(next(&mut last).is_none());
         drop(branches);
         assert_eq!(length(&mut last), 1);
+    }
+
+    #[test]
+    fn a_branch_that_is_closed_holds_up_nobody_and_ends_in_an_error() {
+        let (fanout, mut branches) = Fanout::new(chunks(&[AHEAD, 1]), 2);
+        let [closed, other] = branches.as_mut_slice() else {
+            unreachable!("two branches")
+        };
+        assert_eq!(length(other), AHEAD);
+        fanout.close(0);
+        assert!(matches!(next(closed), Some(Some(Err(_)))));
+        assert_eq!(length(other), 1);
     }
 
     #[test]

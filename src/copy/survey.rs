@@ -11,7 +11,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, future};
 
 use crate::allowance::Allowance;
-use crate::error::{Error, Result, Side};
+use crate::error::{Error, Kind, Result, Side};
 use crate::manifest::{Descriptor, Digest, Manifest, References};
 use crate::registry::Repository;
 use crate::retry::retry;
@@ -177,14 +177,12 @@ struct Walk {
 
 impl Surveyor<'_> {
     /// Walks from the top manifest to all that the destinations `at` may lack. A destination that can't be asked is given with its
-    /// error, and holds up none of the others.
+    /// error, and so is one that needs something that the source does not give or that can't be copied; they hold up none of the
+    /// others.
     ///
     /// A cycle would need a manifest that contains its own digest; what claims to be one has other bytes than its digest says,
     /// and is refused when it is fetched.
-    ///
-    /// # Errors
-    /// What the source refuses, and images that can't be copied.
-    pub async fn survey(&self, top: Manifest, at: Places) -> Result<(Survey, Vec<(usize, Error)>)> {
+    pub async fn survey(&self, top: Manifest, at: Places) -> (Survey, Vec<(usize, Error)>) {
         let top_descriptor = top.descriptor();
         let mut walk = Walk {
             survey: Survey::default(),
@@ -202,7 +200,9 @@ impl Surveyor<'_> {
             needed_by: at,
             present_at: Places::default(),
         });
-        self.enqueue_parts(&mut walk, 0, 0, at)?;
+        if let Err(error) = self.enqueue_parts(&mut walk, 0, 0, at) {
+            walk.drop_out(all(at, &error));
+        }
         let mut looks = FuturesUnordered::new();
         // Each turn starts as many looks as may be under way, and takes the result of the one that is done first. A manifest that
         // arrives puts its own parts at the end of the queue, so the walk goes on until both queue and looks are empty.
@@ -212,10 +212,13 @@ impl Surveyor<'_> {
             {
                 looks.push(self.look(look, walk.alive));
             }
+            if walk.alive.is_empty() {
+                return (walk.survey, walk.failed);
+            }
             let Some(found) = looks.next().await else {
-                return Ok((walk.survey, walk.failed));
+                return (walk.survey, walk.failed);
             };
-            match found? {
+            match found {
                 Found::Blob {
                     position,
                     is_left_out,
@@ -241,8 +244,11 @@ impl Surveyor<'_> {
                         seen.manifest = manifest;
                     }
                     walk.drop_out(asked.failed);
-                    if !needed.is_empty() {
-                        self.enqueue_parts(&mut walk, position, depth, needed)?;
+                    let needed = needed.among(walk.alive);
+                    if !needed.is_empty()
+                        && let Err(error) = self.enqueue_parts(&mut walk, position, depth, needed)
+                    {
+                        walk.drop_out(all(needed, &error));
                     }
                 }
             }
@@ -320,7 +326,7 @@ impl Surveyor<'_> {
         Ok(())
     }
 
-    async fn look(&self, look: Look, alive: Places) -> Result<Found> {
+    async fn look(&self, look: Look, alive: Places) -> Found {
         match look {
             Look::Manifest {
                 position,
@@ -330,25 +336,29 @@ impl Surveyor<'_> {
                 at,
             } => {
                 let digest = descriptor.digest.to_string();
-                let asked = self
+                let mut asked = self
                     .ask(at.among(alive), async |destination| {
                         Ok(destination.resolve(&digest).await?.is_some())
                     })
                     .await;
-                let is_needed = !asked
-                    .missing
-                    .and(asked.present.among(self.forced))
-                    .is_empty();
-                let manifest = match is_needed && !is_read {
-                    true => Some(self.fetch(descriptor).await?),
-                    false => None,
+                let forced = asked.present.among(self.forced);
+                let needed = asked.missing.and(forced);
+                let manifest = match needed.is_empty() || is_read {
+                    true => None,
+                    false => match self.fetch(descriptor, asked.missing, forced).await {
+                        Ok(manifest) => Some(manifest),
+                        Err(error) => {
+                            asked.failed.extend(all(needed, &error));
+                            None
+                        }
+                    },
                 };
-                Ok(Found::Manifest {
+                Found::Manifest {
                     position,
                     depth,
                     manifest,
                     asked,
-                })
+                }
             }
             Look::Blob {
                 position,
@@ -356,19 +366,27 @@ impl Surveyor<'_> {
                 is_foreign,
                 at,
             } => {
-                let asked = self
+                let mut asked = self
                     .ask(at.among(alive), async |destination| {
                         destination.has_blob(&digest).await
                     })
                     .await;
-                let is_left_out = is_foreign
-                    && !asked.missing.is_empty()
-                    && !retry(self.source.observer(), || self.source.has_blob(&digest)).await?;
-                Ok(Found::Blob {
+                let is_held = match is_foreign && !asked.missing.is_empty() {
+                    true => retry(self.source.observer(), || self.source.has_blob(&digest)).await,
+                    false => Ok(true),
+                };
+                let is_left_out = match is_held {
+                    Ok(is_held) => !is_held,
+                    Err(error) => {
+                        asked.failed.extend(all(asked.missing, &error));
+                        false
+                    }
+                };
+                Found::Blob {
                     position,
                     is_left_out,
                     asked,
-                })
+                }
             }
         }
     }
@@ -393,10 +411,20 @@ impl Surveyor<'_> {
         asked
     }
 
-    async fn fetch(&self, child: Descriptor) -> Result<Manifest> {
+    /// The bytes of a manifest below the top one. Where they are only to be looked into, and clean-up has deleted them at the source,
+    /// a destination that has them gives them as well.
+    async fn fetch(&self, child: Descriptor, missing: Places, forced: Places) -> Result<Manifest> {
         let digest = child.digest.to_string();
-        let fetch = || self.source.fetch_manifest(&digest, self.allowance);
-        let manifest = retry(self.source.observer(), fetch).await?;
+        let fetch = async |repository: &Repository| {
+            let fetch = || repository.fetch_manifest(&digest, self.allowance);
+            retry(repository.observer(), fetch).await
+        };
+        let manifest = match (fetch(self.source).await, forced.iter().next()) {
+            (Err(error), Some(place)) if error.kind() == Kind::NotFound && missing.is_empty() => {
+                fetch(&self.destinations[place]).await?
+            }
+            (result, _) => result?,
+        };
         let size = manifest.bytes.len() as u64;
         match size == child.size {
             true => Ok(manifest),
@@ -457,7 +485,7 @@ impl Walk {
         Ok(position)
     }
 
-    fn drop_out(&mut self, failed: Vec<(usize, Error)>) {
+    fn drop_out(&mut self, failed: impl IntoIterator<Item = (usize, Error)>) {
         for (place, error) in failed {
             if self.alive.contains(place) {
                 self.alive = self.alive.without(place);
@@ -465,6 +493,11 @@ impl Walk {
             }
         }
     }
+}
+
+/// The same error for each of them.
+fn all(places: Places, error: &Error) -> impl Iterator<Item = (usize, Error)> {
+    places.iter().map(|place| (place, error.clone()))
 }
 
 /// What is met twice has to have the same size every time.

@@ -2,19 +2,21 @@
 //! manifest is pushed as soon as what it refers to is there, and then the tag moves.
 //!
 //! The tag moves last, so that at no moment it stands for something incomplete. Each destination goes its own way to the end; one
-//! that fails drops out alone.
+//! that fails drops out alone, and alone is tried again.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use futures_util::stream::{self, FuturesUnordered};
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
 
-use super::blob::copy_blob;
-use super::carry::{Claim, Claimed, Shared};
+use super::carry::Shared;
 use super::plan::Plan;
-use crate::error::{Error, Kind, Result, Side};
-use crate::manifest::{Descriptor, Digest, Manifest};
+use super::progress::{End, Merged, Progress, Step};
+use super::sending::Sending;
+use crate::error::{Error, Kind, Result};
+use crate::manifest::{Digest, Manifest};
 use crate::observer::Happened;
 use crate::reference::Version;
 use crate::registry::Repository;
@@ -29,17 +31,6 @@ const READ_BACK_PATIENCE: Duration = Duration::from_secs(10);
 /// The longest wait between two looks at it.
 const READ_BACK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How a transfer ended at one destination.
-#[derive(Debug)]
-pub(super) enum End {
-    /// Everything is there.
-    Copied,
-    /// The source's tag stands for another image by now, so the destination's was not written.
-    Overtaken,
-    /// It failed; what was sent stays.
-    Failed(Error),
-}
-
 /// The plans of one image, and what it takes to carry them out.
 pub(super) struct Transfer<'a> {
     pub(super) source: &'a Repository,
@@ -53,176 +44,92 @@ pub(super) struct Transfer<'a> {
     pub(super) shared: &'a Shared,
 }
 
-/// What became of a blob at one destination.
-enum Carried {
-    Arrived,
-    /// There is no time left for it.
-    NotBegun,
-}
-
-/// A step that is done at the plan with this position.
-enum Step {
-    Blob(u32, Result<Carried>),
-    Manifest(u32, Result<()>),
-    Tag(Result<End>),
-}
-
 impl Transfer<'_> {
-    /// Moves what the plans say is missing, and tells the position and the end of each plan when it comes. Dropping the future stops
-    /// the transfer; finished blobs stay. A blob that by the pace of those before it can't be finished in time is not begun.
+    /// Moves what the plans say is missing, and tells `ended` of each plan, by its position, how it ended, as soon as it has: what one
+    /// destination has must not depend on how long another takes. Dropping the future stops the transfer; finished blobs stay. A
+    /// blob that by the pace of those before it can't be finished in time is not begun.
     pub(super) async fn run(&self, mut ended: impl FnMut(usize, End)) {
-        let failed = AtomicU64::new(0);
         let mut progress: Vec<Progress<'_>> = self
             .plans
             .iter()
             .map(|(_, plan)| Progress::new(plan))
             .collect();
-        let blobs = Merged {
-            plans: self.plans,
-            next: vec![0; self.plans.len()],
-        };
-        let mut blobs = stream::iter(blobs)
-            .map(|(blob, wanted)| self.blob(blob, wanted, &failed))
-            .buffer_unordered(self.shared.concurrency);
+        let mut blobs = Merged::new(self.plans);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let sending = Sending::new(self, tell);
+        let concurrency = self.shared.concurrency;
+        // Shared reads, waits for other copies, further tries and those that wait for a turn, and manifests.
+        let mut reads = FuturesUnordered::new();
+        let mut waits = FuturesUnordered::new();
+        let mut tries = FuturesUnordered::new();
+        let mut postponed = VecDeque::new();
         let mut steps = FuturesUnordered::new();
-        // When every plan has ended there is nothing to wait for: what is still on its way is of plans that have failed.
-        while progress.iter().any(|progress| !progress.is_over) {
+        let mut news = None;
+        let mut is_to_be_resumed = false;
+        loop {
+            let more = std::iter::from_fn(|| told.try_recv().ok());
+            for (position, step) in news.take().into_iter().chain(more) {
+                if let Some(end) = progress[position].done(step) {
+                    sending.standing.ended(position);
+                    is_to_be_resumed |= matches!(end, End::Failed(Error::PartMissing { .. }));
+                    ended(position, end);
+                }
+            }
             for (position, progress) in progress.iter_mut().enumerate() {
                 for manifest in progress.ready() {
                     steps.push(self.step(position, manifest));
                 }
             }
-            // Blobs first, and a manifest as soon as it may go: both are under way at once.
-            let done = tokio::select! {
-                Some(done) = blobs.next() => done,
-                Some(done) = steps.next() => vec![done],
-                else => break,
+            // What is still on its way when every plan has ended is of plans that have failed. It is not thrown away where the
+            // image is looked at once more.
+            let is_over = progress.iter().all(Progress::is_over);
+            if is_over && (!is_to_be_resumed || reads.is_empty()) {
+                return;
+            }
+            // As long as some destination is well, it is not slowed down for those that fail: they are tried again beside it. Where
+            // all of them fail, what is tried again takes the place of what would be tried next.
+            let is_any_well = sending.standing.is_any_well(self.plans.len());
+            let (taken, turns) = match is_any_well {
+                true => (0, concurrency.div_ceil(2)),
+                false => (tries.len() + postponed.len(), concurrency),
             };
-            for (position, step) in done {
-                let Some(end) = progress
-                    .get_mut(position)
-                    .and_then(|progress| progress.done(step))
-                else {
-                    continue;
-                };
-                if matches!(end, End::Failed(_)) {
-                    failed.fetch_or(1 << position, Ordering::Relaxed);
-                }
+            while !is_over
+                && reads.len() + taken < concurrency
+                && let Some((blob, wanted)) = blobs.next()
+            {
+                let claimed = sending.claim(blob, wanted);
+                postponed.extend(claimed.later);
+                reads.extend(claimed.now.map(|load| sending.send(load)));
+                let elsewhere = claimed.elsewhere.into_iter();
+                waits.extend(elsewhere.map(|part| sending.wait(blob, part)));
+            }
+            while tries.len() < turns
+                && let Some(load) = postponed.pop_front()
+            {
+                tries.push(sending.send(load));
+            }
+            if reads.is_empty()
+                && waits.is_empty()
+                && tries.is_empty()
+                && steps.is_empty()
+                && told.is_empty()
+            {
+                break;
+            }
+            // Blobs, and a manifest as soon as it may go: both are under way at once.
+            tokio::select! {
+                Some(step) = told.recv() => news = Some(step),
+                Some(left) = reads.next() => postponed.extend(left),
+                Some(left) = waits.next() => postponed.extend(left),
+                Some(left) = tries.next() => postponed.extend(left),
+                Some(step) = steps.next() => news = Some(step),
+            }
+        }
+        for (position, progress) in progress.into_iter().enumerate() {
+            if let Some(end) = progress.end_of_time() {
                 ended(position, end);
             }
         }
-        for (position, progress) in progress
-            .iter()
-            .enumerate()
-            .filter(|(_, progress)| !progress.is_over)
-        {
-            ended(position, progress.cut());
-        }
-    }
-
-    /// Brings a blob to the plans that lack it, each given with the blob's position in it.
-    async fn blob(
-        &self,
-        blob: Descriptor,
-        wanted: Vec<(usize, u32)>,
-        failed: &AtomicU64,
-    ) -> Vec<(usize, Step)> {
-        let mut done = Vec::new();
-        let (mut mine, mut elsewhere) = (Vec::new(), Vec::new());
-        let has_failed = |plan: usize| failed.load(Ordering::Relaxed) & 1 << plan != 0;
-        for (plan, position) in wanted {
-            if has_failed(plan) {
-                continue;
-            }
-            match self.shared.carriage.try_claim(&self.reference(plan, &blob)) {
-                Some(Claim::Mine(claimed)) => mine.push((plan, position, claimed)),
-                Some(other) => {
-                    done.push((plan, Step::Blob(position, self.settled(plan, &blob, other))))
-                }
-                None => elsewhere.push((plan, position)),
-            }
-        }
-        // Boxed, as it is large, and one of many.
-        done.extend(Box::pin(self.send(blob, mine)).await);
-        for (plan, position) in elsewhere {
-            match self
-                .shared
-                .carriage
-                .claim(&self.reference(plan, &blob))
-                .await
-            {
-                Claim::Mine(claimed) => {
-                    done.extend(Box::pin(self.send(blob, vec![(plan, position, claimed)])).await);
-                }
-                other => done.push((plan, Step::Blob(position, self.settled(plan, &blob, other)))),
-            }
-        }
-        done
-    }
-
-    /// Another copy has dealt with the blob.
-    fn settled(&self, plan: usize, blob: &Descriptor, claim: Claim) -> Result<Carried> {
-        match claim {
-            Claim::Broken(error) => Err(error),
-            Claim::Arrived | Claim::Mine(_) => {
-                self.destination(plan)
-                    .observer()
-                    .saw(Happened::BlobPresent(blob.size));
-                Ok(Carried::Arrived)
-            }
-        }
-    }
-
-    /// Sends a blob to the destinations that this copy has claimed it for.
-    async fn send(
-        &self,
-        blob: Descriptor,
-        claims: Vec<(usize, u32, Claimed)>,
-    ) -> Vec<(usize, Step)> {
-        if claims.is_empty() {
-            return Vec::new();
-        }
-        let permit = match self.shared.carriage.permit(blob.size).await {
-            Ok(Some(permit)) => permit,
-            Ok(None) => {
-                let not_begun =
-                    |(plan, position, _)| (plan, Step::Blob(position, Ok(Carried::NotBegun)));
-                return claims.into_iter().map(not_begun).collect();
-            }
-            Err(error) => {
-                let failed = |(plan, position, _)| (plan, Step::Blob(position, Err(error.clone())));
-                return claims.into_iter().map(failed).collect();
-            }
-        };
-        let destinations: Vec<&Repository> = claims
-            .iter()
-            .map(|(plan, ..)| self.destination(*plan))
-            .collect();
-        let results = copy_blob(&blob, self.source, &destinations).await;
-        if results.iter().any(Result::is_ok) {
-            permit.done();
-        }
-        let mut done = Vec::new();
-        for ((plan, position, claimed), result) in claims.into_iter().zip(results) {
-            let destination = self.destination(plan);
-            tracing::debug!(digest = %blob.digest, bytes = blob.size, is_copied = result.is_ok(), "blob");
-            match &result {
-                Ok(()) => {
-                    destination.observer().saw(Happened::BlobCopied(blob.size));
-                    claimed.arrived();
-                }
-                // No other copy that needs this blob has to ask the source again.
-                Err(error) if error.side() == Some(Side::Source) && !error.kind().may_pass() => {
-                    claimed.broken(error.clone());
-                }
-                Err(_) => drop(claimed),
-            }
-            done.push((
-                plan,
-                Step::Blob(position, result.map(|()| Carried::Arrived)),
-            ));
-        }
-        done
     }
 
     /// Pushes the manifest at a position of a plan by its digest; after the last one comes the tag.
@@ -317,12 +224,8 @@ impl Transfer<'_> {
         }
     }
 
-    fn destination(&self, plan: usize) -> &Repository {
+    pub(super) fn destination(&self, plan: usize) -> &Repository {
         &self.destinations[self.plans[plan].0]
-    }
-
-    fn reference(&self, plan: usize, blob: &Descriptor) -> String {
-        self.destination(plan).reference(&blob.digest.to_string())
     }
 }
 
@@ -338,148 +241,4 @@ fn not_shown(
         "read back after the copy, it has {stored} instead of {}: the registry is late, or somebody else writes the same tag",
         top.digest
     ))
-}
-
-/// The blobs of all plans, the largest first, each once with the plans that lack it and its position in them. All plans have
-/// the same order, so the next blob is the first of those that come next in each.
-struct Merged<'a> {
-    plans: &'a [(usize, Plan)],
-    next: Vec<usize>,
-}
-
-impl Iterator for Merged<'_> {
-    type Item = (Descriptor, Vec<(usize, u32)>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let heads = self.plans.iter().zip(&self.next);
-        let heads = heads.filter_map(|((_, plan), next)| plan.blobs.get(*next));
-        let first = *heads.min_by_key(|blob| (std::cmp::Reverse(blob.size), blob.digest))?;
-        let mut wanted = Vec::new();
-        for (position, ((_, plan), next)) in self.plans.iter().zip(&mut self.next).enumerate() {
-            if plan.blobs.get(*next) == Some(&first) {
-                wanted.push((position, *next as u32));
-                *next += 1;
-            }
-        }
-        Some((first, wanted))
-    }
-}
-
-/// How far one plan is carried out.
-struct Progress<'a> {
-    plan: &'a Plan,
-    /// For each manifest, how many blobs and manifests it waits for.
-    waits_for: Vec<u32>,
-    /// Which manifest waits for which blob, in the blobs' order.
-    blob_waiters: Vec<(u32, u32)>,
-    /// Which manifest waits for which other manifest, in the others' order.
-    manifest_waiters: Vec<(u32, u32)>,
-    /// Manifests that wait for nothing, and are not begun.
-    ready: Vec<u32>,
-    /// Blobs and manifests that are not there yet.
-    left: usize,
-    /// Whether a blob was not begun, as there is no time left.
-    is_cut: bool,
-    is_tag_begun: bool,
-    /// Its end was told.
-    is_over: bool,
-}
-
-impl<'a> Progress<'a> {
-    fn new(plan: &'a Plan) -> Self {
-        let mut progress = Progress {
-            plan,
-            waits_for: Vec::with_capacity(plan.manifests.len()),
-            blob_waiters: Vec::new(),
-            manifest_waiters: Vec::new(),
-            ready: Vec::new(),
-            left: plan.blobs.len() + plan.manifests.len(),
-            is_cut: false,
-            is_tag_begun: false,
-            is_over: false,
-        };
-        for (position, push) in plan.manifests.iter().enumerate() {
-            let position = position as u32;
-            let parts = push.after_blobs.len() + push.after_manifests.len();
-            progress.waits_for.push(parts as u32);
-            progress
-                .blob_waiters
-                .extend(push.after_blobs.iter().map(|blob| (*blob, position)));
-            let manifests = push.after_manifests.iter();
-            progress
-                .manifest_waiters
-                .extend(manifests.map(|manifest| (*manifest, position)));
-            if parts == 0 {
-                progress.ready.push(position);
-            }
-        }
-        progress.blob_waiters.sort_unstable();
-        progress.manifest_waiters.sort_unstable();
-        progress
-    }
-
-    /// The manifests that may be pushed now. When all are there, the position after the last one stands for the tag.
-    fn ready(&mut self) -> Vec<u32> {
-        if self.is_over {
-            return Vec::new();
-        }
-        if self.left == 0 && !self.is_tag_begun {
-            self.is_tag_begun = true;
-            return vec![self.plan.manifests.len() as u32];
-        }
-        std::mem::take(&mut self.ready)
-    }
-
-    /// Takes note of a step, and gives the end if that was it. The first failure is the end, as it tells most.
-    fn done(&mut self, step: Step) -> Option<End> {
-        let end = match step {
-            Step::Blob(position, Ok(Carried::Arrived)) => {
-                self.arrived(waiters(&self.blob_waiters, position));
-                None
-            }
-            Step::Manifest(position, Ok(())) => {
-                self.arrived(waiters(&self.manifest_waiters, position));
-                None
-            }
-            Step::Blob(_, Ok(Carried::NotBegun)) => {
-                self.is_cut = true;
-                None
-            }
-            Step::Tag(Ok(end)) => Some(end),
-            Step::Blob(_, Err(error)) | Step::Manifest(_, Err(error)) | Step::Tag(Err(error)) => {
-                Some(End::Failed(error))
-            }
-        };
-        let end = end.filter(|_| !self.is_over);
-        self.is_over |= end.is_some();
-        end
-    }
-
-    fn arrived(&mut self, waiters: Vec<u32>) {
-        self.left -= 1;
-        for waiter in waiters {
-            let waits_for = &mut self.waits_for[waiter as usize];
-            *waits_for -= 1;
-            if *waits_for == 0 {
-                self.ready.push(waiter);
-            }
-        }
-    }
-
-    /// The end of a plan of which not everything was begun.
-    fn cut(&self) -> End {
-        End::Failed(match self.is_cut {
-            true => Error::Deadline,
-            false => Error::Internal("a plan was not carried out to its end".to_owned()),
-        })
-    }
-}
-
-/// Those that wait for `part`.
-fn waiters(pairs: &[(u32, u32)], part: u32) -> Vec<u32> {
-    let begin = pairs.partition_point(|(waited_for, _)| *waited_for < part);
-    let waiting = pairs[begin..]
-        .iter()
-        .take_while(|(waited_for, _)| *waited_for == part);
-    waiting.map(|(_, waiter)| *waiter).collect()
 }

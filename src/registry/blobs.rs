@@ -18,9 +18,10 @@ use super::refusal::Place;
 use super::{REQUEST_TIMEOUT, Repository, redirect, refusal, suffix};
 use crate::error::{Error, Kind, Operation, Result, Side};
 use crate::manifest::{Descriptor, Digest};
+use crate::observer::Happened;
 
-/// A commit of many gigabytes is checked by the destination before it answers.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(120);
+/// With all bytes handed over, the destination computes their digest before it answers: so many bytes in a second at least.
+const COMMIT_RATE: u64 = 64 * 1024 * 1024;
 
 /// An upload reads on while fewer than so many of its bytes are still to be sent. Without it the HTTP client takes up to 400 KiB
 /// and one more read, and holds each read's whole buffer for it; the kernel has a send buffer of its own behind that.
@@ -160,7 +161,8 @@ impl Repository {
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, *size)
             .body(Body::wrap_stream(bounded(watched)));
-        let response = self.counted(&place, request);
+        self.observer.saw(Happened::Request);
+        let response = self.transmit(&place, request);
         let response = match flow.unless_stalled(*size, response).await {
             Some(result) => result?,
             None => return Err(place.error(Kind::Transient, "the upload stood still".to_owned())),
@@ -202,6 +204,7 @@ impl Repository {
         if !redirect::may_lead(own, &url) {
             return Err(refused(elsewhere));
         }
+        self.observer.saw(Happened::Request);
         let response = self.respond(place, get(&url)).await?;
         match redirect::may_answer(own, address(&response)) {
             true => Ok((url, response)),
@@ -369,9 +372,8 @@ impl Flow {
         tokio::pin!(upload);
         loop {
             let before = self.moved.load(Ordering::Relaxed);
-            // Once it has all bytes, the destination computes their digest before it answers.
             let patience = match before == size {
-                true => COMMIT_TIMEOUT,
+                true => REQUEST_TIMEOUT + Duration::from_secs(size / COMMIT_RATE),
                 false => REQUEST_TIMEOUT,
             };
             if let Ok(result) = tokio::time::timeout(patience, &mut upload).await {

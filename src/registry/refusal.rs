@@ -8,10 +8,13 @@ use reqwest::header::RETRY_AFTER;
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
-use super::REQUEST_TIMEOUT;
 use super::authorization::Authorization;
 use crate::error::{Error, Kind, Operation, Side};
 use crate::redaction::redact;
+
+/// How long the body of a refusal is read. It is short, the status alone tells enough, and the answer to a streamed request has no
+/// time limit of its own.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where a request goes and what for: all that an error has to say of it.
 #[derive(Clone, Copy)]
@@ -84,7 +87,8 @@ struct EnvelopeError {
 pub(super) async fn of(response: Response, place: &Place<'_>) -> Error {
     let status = response.status();
     let retry_after = retry_after(&response);
-    let body = limited_body(response, 64 * 1024).await.unwrap_or_default();
+    let body = tokio::time::timeout(BODY_TIMEOUT, limited_body(response, 64 * 1024)).await;
+    let body = body.ok().flatten().unwrap_or_default();
     let envelope: Envelope = serde_json::from_slice(&body).unwrap_or_default();
     let EnvelopeError { code, message } = envelope.errors.into_iter().next().unwrap_or_default();
     let shown = |text: &str| printable(text, place.authorization);
@@ -126,23 +130,16 @@ fn is_part_missing(place: &Place<'_>, code: &str, message: &str) -> bool {
         .any(|exception| message.contains(exception)))
 }
 
-/// At most `limit` bytes of a body, or `None` if there are more or they don't arrive in time.
+/// At most `limit` bytes of a body, or `None` if there are more or they don't arrive.
 pub(super) async fn limited_body(mut response: Response, limit: usize) -> Option<Vec<u8>> {
-    let read = async {
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.ok()? {
-            if body.len() + chunk.len() > limit {
-                return None;
-            }
-            body.extend_from_slice(&chunk);
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.ok()? {
+        if body.len() + chunk.len() > limit {
+            return None;
         }
-        Some(body)
-    };
-    // The answer to a streamed request has no time limit of its own.
-    tokio::time::timeout(REQUEST_TIMEOUT, read)
-        .await
-        .ok()
-        .flatten()
+        body.extend_from_slice(&chunk);
+    }
+    Some(body)
 }
 
 fn kind(place: &Place<'_>, status: StatusCode, code: &str, message: &str) -> Kind {

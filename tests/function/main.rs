@@ -7,10 +7,14 @@
     reason = "test code: a failure is a panic, and a figure is printed"
 )]
 
+mod answers;
 mod budgets;
 mod copy;
+mod counts;
+mod destinations;
 mod events;
 mod failures;
+mod foreign;
 mod github;
 mod graph;
 mod hazards;
@@ -18,6 +22,7 @@ mod interruptions;
 mod long_runs;
 mod matrix;
 mod measurements;
+mod memory;
 mod outages;
 mod payloads;
 mod properties;
@@ -32,3 +37,4 @@ mod settings;
 mod soak;
 mod tags;
 mod tls;
+mod vanished;

@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::deployment::Deployment;
@@ -83,6 +84,12 @@ impl Scenario {
     /// `errorType` and `errorMessage` of a direct copy of `tag`, which must be a function error.
     pub(crate) async fn fail(&self, tag: &str) -> (String, String) {
         self.invoke(&direct(tag)).await.error()
+    }
+
+    /// The outcome of a direct copy of `tag` with this much time until Lambda would kill the function.
+    pub(crate) async fn copy_within(&self, tag: &str, remaining: Duration) -> Outcome {
+        let event = direct(tag);
+        self.function.invoke_with_deadline(&event, remaining).await
     }
 
     /// The destination holds `image` under `tag`, whole and byte for byte.
