@@ -152,8 +152,9 @@ async fn what_a_registry_echoes_is_redacted() {
     assert_eq!(scenario.copy("1").await["outcome"], "copied");
     let header = |server: &support::http::Server| {
         let requests = server.requests().into_iter();
-        let found = requests.filter_map(|request| request.headers.get("authorization").cloned());
-        found.last().expect("an authorized request")
+        let mut found =
+            requests.filter_map(|request| request.headers.get("authorization").cloned());
+        found.next_back().expect("an authorized request")
     };
     let bearer = header(&scenario.ghcr.server).replace("Bearer ", "");
     let basic = header(&scenario.ecr.server).replace("Basic ", "");
