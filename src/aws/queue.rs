@@ -24,6 +24,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(15 * 60);
 /// The longest visibility timeout of SQS. (Amazon SQS developer guide, "Visibility timeout")
 const LONGEST_INVISIBILITY: Duration = Duration::from_secs(12 * 60 * 60);
 
+/// The most characters of an error that goes with a dead letter.
+const LONGEST_ATTRIBUTE: usize = 2000;
+
 /// The job queue, and where what can never succeed goes.
 pub struct Queue {
     client: Client,
@@ -194,7 +197,7 @@ impl Queue {
         let attribute = |value: String| {
             MessageAttributeValue::builder()
                 .data_type("String")
-                .string_value(value)
+                .string_value(attribute_text(&value))
                 .build()
                 .map_err(|error| Error::Internal(error.to_string()))
         };
@@ -210,6 +213,19 @@ impl Queue {
             Err(error) => Err(api_error("SendMessage", url, &error, advice)),
         }
     }
+}
+
+/// The text of an attribute: SQS refuses a message with characters that XML does not have, and a long one beside a long body.
+/// (Amazon SQS API reference, `SendMessage`)
+fn attribute_text(text: &str) -> String {
+    text.chars()
+        .take(LONGEST_ATTRIBUTE)
+        .map(|character| match character {
+            '\u{fffe}' | '\u{ffff}' => '\u{fffd}',
+            character if character.is_control() => ' ',
+            character => character,
+        })
+        .collect()
 }
 
 /// 64 characters that stand for texts of any length: a group or de-duplication id has at most 128, and not every character.

@@ -149,6 +149,20 @@ async fn what_can_never_succeed_goes_to_the_dead_letter_queue_with_its_reason() 
             "Invalid",
             "unknown field `tag`",
         ),
+        // SQS refuses messages with such a character, which the error quotes.
+        (
+            r#"{"source":"ghcr.io/acme/api:1","\uffff\ufffe":1}"#.to_owned(),
+            "Invalid",
+            "unknown field `",
+        ),
+        (
+            format!(
+                r#"{{"source":"ghcr.io/acme/api:1","{}":1}}"#,
+                "long".repeat(200_000)
+            ),
+            "Invalid",
+            "unknown field `longlong",
+        ),
         (missing.to_string(), "NotFound", "there is no such"),
     ];
     scenario.ghcr.put_image(REPOSITORY, "1", &small_image());
@@ -160,7 +174,7 @@ async fn what_can_never_succeed_goes_to_the_dead_letter_queue_with_its_reason() 
     let replies = work_off(&scenario).await;
     assert_eq!(
         replies,
-        vec![json!({"batchItemFailures": []}); 3],
+        vec![json!({"batchItemFailures": []}); 5],
         "each once"
     );
     for ((body, kind, part), letter) in cases.iter().zip(scenario.sqs.messages(DEAD_LETTER_QUEUE)) {
@@ -172,7 +186,7 @@ async fn what_can_never_succeed_goes_to_the_dead_letter_queue_with_its_reason() 
             letter.attributes
         );
     }
-    assert_eq!(scenario.sqs.messages(DEAD_LETTER_QUEUE).len(), 3);
+    assert_eq!(scenario.sqs.messages(DEAD_LETTER_QUEUE).len(), 5);
 }
 
 /// What may pass comes back after a while that grows, until the queue itself gives up.
