@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lambda_runtime::{Diagnostic, LambdaEvent};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::aws::queue::Queue;
@@ -42,12 +43,22 @@ pub struct App {
     pub queue: Option<Queue>,
 }
 
+/// What an invocation is answered with.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// In the form that the trigger expects.
+    Json(Value),
+    /// What happened, for whoever invoked the function itself.
+    Reports(Reports),
+}
+
 impl App {
     /// Answers one invocation.
     ///
     /// # Errors
     /// What makes the invocation a function error: its type is the error's kind, so that alarms and Step Functions can match it.
-    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
+    pub async fn handle(&self, event: LambdaEvent<Value>) -> Result<Reply, Diagnostic> {
         let deadline = Deadline::of_invocation(event.context.deadline);
         let request_id = &event.context.request_id;
         // Boxed, as it is large.
@@ -61,7 +72,7 @@ impl App {
     /// Event, jobs, copies, reports, reply. An HTTP client always gets an answer, and so does the queue. Any other invocation that
     /// failed or was cut off is a function error, so that alarms see it and Lambda's own retry of asynchronous invocations resumes
     /// the work; a scheduled run is one only if that may help.
-    async fn answer(&self, payload: Value, request_id: &str, deadline: Deadline) -> Result<Value> {
+    async fn answer(&self, payload: Value, request_id: &str, deadline: Deadline) -> Result<Reply> {
         let event = Event::read(payload).inspect_err(|error| tracing::error!(%error))?;
         let mut reports = Reports::default();
         match event {
@@ -72,16 +83,17 @@ impl App {
                 };
                 let answer = Box::pin(self.webhook(&request, request_id, deadline)).await;
                 reports.extend(answer.unwrap_or_else(failed));
-                request.reply(&reports)
+                request.reply(&reports).map(Reply::Json)
             }
             Event::Queue(messages) => {
                 let invocation = self.invocation(request_id, deadline).await;
-                batch_reply(match invocation {
+                let returned = match invocation {
                     Ok(invocation) => Box::pin(worker::process(&invocation, &messages)).await,
                     Err(error) => {
                         worker::return_all(self.queue.as_ref(), &messages, &error, deadline).await
                     }
-                })
+                };
+                batch_reply(returned).map(Reply::Json)
             }
             Event::GitHub(event) => {
                 let invocation = self.invocation(request_id, deadline).await?;
@@ -92,7 +104,7 @@ impl App {
                         .await
                         .unwrap_or_else(failed),
                 );
-                reports.result()
+                reports.result().map(Reply::Reports)
             }
             Event::Direct(direct) => {
                 let invocation = self.invocation(request_id, deadline).await?;
@@ -100,7 +112,7 @@ impl App {
                     Ok(jobs) => invocation.copy_all(jobs).await,
                     Err(error) => failed(error),
                 });
-                reports.result()
+                reports.result().map(Reply::Reports)
             }
             Event::Reconcile(scope) => {
                 let invocation = self.invocation(request_id, deadline).await?;
@@ -108,7 +120,7 @@ impl App {
                 reports.log_counts();
                 match reports.passing_error() {
                     Some(error) => Err(error.clone()),
-                    None => Ok(reports.body()),
+                    None => Ok(Reply::Reports(reports)),
                 }
             }
         }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Value, json};
+use serde::ser::{Error as _, SerializeMap};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use crate::copy::report::{Outcome, Report};
 use crate::error::Error;
@@ -15,8 +17,7 @@ const CURRENT_LIMIT: usize = 2_000_000;
 /// Collects reports, and knows what stands for all of them.
 #[derive(Default)]
 pub struct Reports {
-    /// As JSON.
-    kept: Vec<String>,
+    kept: Vec<Line>,
     bytes: usize,
     counts: BTreeMap<Outcome, u64>,
     left_out: BTreeMap<Outcome, u64>,
@@ -46,7 +47,7 @@ impl Reports {
         match self.bytes + length <= limit {
             true => {
                 self.bytes += length;
-                self.kept.push(line);
+                self.kept.push(Line(line.into_boxed_str()));
             }
             false => *self.left_out.entry(report.outcome).or_default() += 1,
         }
@@ -99,29 +100,41 @@ impl Reports {
         self.passing_error.as_ref()
     }
 
-    /// One report as it is, several under the outcome that stands for all.
-    pub fn body(&self) -> Value {
-        let value = |report: &String| serde_json::from_str(report).unwrap_or(Value::Null);
-        if let ([report], true) = (self.kept.as_slice(), self.left_out.is_empty()) {
-            return value(report);
-        }
-        let reports: Vec<Value> = self.kept.iter().map(value).collect();
-        let mut body = json!({"outcome": self.outcome(), "reports": reports});
-        if !self.left_out.is_empty() {
-            body["left_out"] = json!(self.left_out);
-        }
-        body
-    }
-
-    /// The result for a caller that gets failures as function errors: the body, or the error that stands for all.
+    /// The result for a caller that gets failures as function errors: the reports, or the error that stands for all.
     ///
     /// # Errors
     /// The error of the first failed report, else of the first deferred one.
-    pub fn result(self) -> Result<Value, Error> {
+    pub fn result(self) -> Result<Self, Error> {
         match self.error {
             Some((_, error)) => Err(error),
-            None => Ok(self.body()),
+            None => Ok(self),
         }
+    }
+}
+
+/// One report as it is, several under the outcome that stands for all.
+impl Serialize for Reports {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let ([report], true) = (self.kept.as_slice(), self.left_out.is_empty()) {
+            return report.serialize(serializer);
+        }
+        let mut body = serializer.serialize_map(None)?;
+        body.serialize_entry("outcome", &self.outcome())?;
+        body.serialize_entry("reports", &self.kept)?;
+        if !self.left_out.is_empty() {
+            body.serialize_entry("left_out", &self.left_out)?;
+        }
+        body.end()
+    }
+}
+
+/// A report as JSON text, which takes a tenth of the memory that its values do. They are there for one report at a time.
+struct Line(Box<str>);
+
+impl Serialize for Line {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let report: Value = serde_json::from_str(&self.0).map_err(S::Error::custom)?;
+        report.serialize(serializer)
     }
 }
 
@@ -137,7 +150,7 @@ mod tests {
             let subject = Subject::package(&format!("acme/{number:0100}"));
             reports.add(Report::ignored(Some(subject), "x".repeat(100)));
         }
-        let body = reports.body();
+        let body = serde_json::to_value(&reports).unwrap();
         let kept = body["reports"].as_array().map_or(0, Vec::len) as u64;
         assert_eq!(
             kept + body["left_out"]["ignored"].as_u64().unwrap_or(0),

@@ -100,8 +100,10 @@ impl HttpRequest {
                 .parse()
                 .map_err(|_| Error::Internal("no content type".to_owned()))?,
         );
-        response.body = Some(Body::Text(reports.body().to_string()));
-        serde_json::to_value(response).map_err(|error| Error::Internal(error.to_string()))
+        let internal = |error: serde_json::Error| Error::Internal(error.to_string());
+        let body = serde_json::to_string(reports).map_err(internal)?;
+        response.body = Some(Body::Text(body));
+        serde_json::to_value(response).map_err(internal)
     }
 }
 
