@@ -155,8 +155,8 @@ pub struct Permit<'a> {
 }
 
 impl Permit<'_> {
-    /// The blob has arrived, which tells how fast blobs move.
-    pub fn done(self) {
+    /// The blob has arrived somewhere, which tells how fast blobs move.
+    pub fn arrived(&self) {
         self.pace.saw(self.bytes, self.begin.elapsed());
     }
 }
@@ -165,10 +165,15 @@ impl Permit<'_> {
 #[derive(Default)]
 struct Pace(AtomicU64);
 
+/// A smaller blob says nothing of the pace, and has time whenever there is any: requests take longer than its bytes.
+const TELLING: u64 = 8 * 1024 * 1024;
+
 impl Pace {
     fn saw(&self, bytes: u64, elapsed: Duration) {
-        let per_second = bytes as f64 / elapsed.as_secs_f64().max(0.001);
-        self.0.fetch_max(per_second as u64, Ordering::Relaxed);
+        if bytes >= TELLING {
+            let per_second = bytes as f64 / elapsed.as_secs_f64().max(0.001);
+            self.0.fetch_max(per_second as u64, Ordering::Relaxed);
+        }
     }
 
     /// Whether `bytes` can be moved in `remaining`, for all that is known. The largest blobs come first, so each invocation begins
@@ -176,6 +181,7 @@ impl Pace {
     fn allows(&self, bytes: u64, remaining: Duration) -> bool {
         match self.0.load(Ordering::Relaxed) {
             0 => true,
+            _ if bytes < TELLING => !remaining.is_zero(),
             per_second => bytes as f64 <= per_second as f64 * remaining.as_secs_f64(),
         }
     }
@@ -211,18 +217,21 @@ mod tests {
 
     #[test]
     fn a_blob_begins_only_if_it_can_be_finished_at_the_best_pace_seen() {
+        const MIB: u64 = 1024 * 1024;
         let pace = Pace::default();
         let second = Duration::from_secs(1);
-        assert!(pace.allows(u64::MAX, second), "nothing is known yet");
-        pace.saw(1_000_000, 2 * second);
-        assert!(pace.allows(500_000, second) && !pace.allows(500_001, second));
         pace.saw(1_000, second);
+        assert!(pace.allows(u64::MAX, second), "nothing is known yet");
+        pace.saw(100 * MIB, 2 * second);
+        assert!(pace.allows(50 * MIB, second) && !pace.allows(50 * MIB + 1, second));
+        assert!(pace.allows(MIB, second / 1000), "small blobs have time");
+        pace.saw(10 * MIB, second);
         assert!(
-            pace.allows(500_000, second),
-            "small blobs are slow for their size"
+            pace.allows(50 * MIB, second),
+            "smaller blobs are slow for their size"
         );
-        pace.saw(3_000_000, second);
-        assert!(pace.allows(3_000_000, second) && !pace.allows(1, Duration::ZERO));
+        pace.saw(300 * MIB, second);
+        assert!(pace.allows(300 * MIB, second) && !pace.allows(1, Duration::ZERO));
     }
 
     #[test]

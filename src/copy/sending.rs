@@ -169,7 +169,7 @@ impl<'a> Sending<'a> {
             .map(|((plan, _), _)| self.transfer.destination(*plan))
             .collect();
         let mut parts: Vec<_> = load.parts.drain(..).map(Some).collect();
-        let (mut has_arrived, mut left, mut failure) = (false, Vec::new(), None);
+        let (mut left, mut failure) = (Vec::new(), None);
         let is_again = load.retry.tries() > 0;
         let done = |position: usize, result: Result<()>| {
             let Some((part, claimed)) = parts.get_mut(position).and_then(Option::take) else {
@@ -179,7 +179,7 @@ impl<'a> Sending<'a> {
             tracing::debug!(digest = %blob.digest, bytes = blob.size, is_copied = result.is_ok(), "blob");
             match result {
                 Ok(()) => {
-                    has_arrived = true;
+                    permit.arrived();
                     self.standing.set_limps(plan, false);
                     let observer = self.transfer.destination(plan).observer();
                     observer.saw(Happened::BlobCopied(blob.size));
@@ -203,9 +203,7 @@ impl<'a> Sending<'a> {
             }
         };
         copy_blob(&blob, source, &destinations, is_again, done).await;
-        if has_arrived {
-            permit.done();
-        }
+        drop(permit);
         load.parts = left;
         load.failure = failure;
         (!load.parts.is_empty()).then_some(load)

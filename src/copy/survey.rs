@@ -414,24 +414,15 @@ impl Surveyor<'_> {
     /// The bytes of a manifest below the top one. Where they are only to be looked into, and clean-up has deleted them at the source,
     /// a destination that has them gives them as well.
     async fn fetch(&self, child: Descriptor, missing: Places, forced: Places) -> Result<Manifest> {
-        let digest = child.digest.to_string();
         let fetch = async |repository: &Repository| {
-            let fetch = || repository.fetch_manifest(&digest, self.allowance);
+            let fetch = || repository.fetch_described(&child, self.allowance);
             retry(repository.observer(), fetch).await
         };
-        let manifest = match (fetch(self.source).await, forced.iter().next()) {
+        match (fetch(self.source).await, forced.iter().next()) {
             (Err(error), Some(place)) if error.kind() == Kind::NotFound && missing.is_empty() => {
-                fetch(&self.destinations[place]).await?
+                fetch(&self.destinations[place]).await
             }
-            (result, _) => result?,
-        };
-        let size = manifest.bytes.len() as u64;
-        match size == child.size {
-            true => Ok(manifest),
-            false => Err(self.content(
-                child.digest,
-                format!("the manifest has {size} bytes instead of {}", child.size),
-            )),
+            (result, _) => result,
         }
     }
 

@@ -13,7 +13,7 @@ use super::{Repository, suffix};
 use crate::allowance::Allowance;
 use crate::error::{Error, Kind, Operation, Result};
 use crate::link::{UntrustedLink, next_page};
-use crate::manifest::{Digest, Hasher, MANIFEST_LIMIT, MANIFEST_MEDIA_TYPES, Manifest};
+use crate::manifest::{Descriptor, Digest, Hasher, MANIFEST_LIMIT, MANIFEST_MEDIA_TYPES, Manifest};
 
 /// The most bytes that a page of tags may have: a thousand of the longest are 131,000.
 const TAG_PAGE_LIMIT: usize = 4 * 1024 * 1024;
@@ -130,8 +130,40 @@ impl Repository {
     ) -> Result<Manifest> {
         let mut taken = 0;
         let result = self
-            .read_manifest(tag_or_digest, allowance, &mut taken)
+            .read_manifest(tag_or_digest, None, allowance, &mut taken)
             .await;
+        if result.is_err() {
+            allowance.give_back(taken);
+        }
+        result
+    }
+
+    /// As [`Repository::fetch_manifest`], for a manifest whose size is known. The bytes are taken from `allowance` before they are
+    /// asked for, so that no answer waits for other copies' manifests.
+    ///
+    /// # Errors
+    /// [`Error::Content`] if there are more or fewer bytes, too.
+    pub async fn fetch_described(
+        &self,
+        descriptor: &Descriptor,
+        allowance: &Allowance,
+    ) -> Result<Manifest> {
+        let digest = descriptor.digest.to_string();
+        let mut taken = descriptor.size;
+        let allowed = allowance.take(taken).await;
+        let result = match allowed {
+            Ok(()) => {
+                let size = Some(descriptor.size);
+                self.read_manifest(&digest, size, allowance, &mut taken)
+                    .await
+            }
+            Err(reason) => {
+                let suffix = suffix(&digest);
+                Err(self
+                    .place(Operation::FetchManifest, &suffix)
+                    .content(reason))
+            }
+        };
         if result.is_err() {
             allowance.give_back(taken);
         }
@@ -141,26 +173,45 @@ impl Repository {
     async fn read_manifest(
         &self,
         tag_or_digest: &str,
+        size: Option<u64>,
         allowance: &Allowance,
         taken: &mut u64,
     ) -> Result<Manifest> {
         let suffix = suffix(tag_or_digest);
         let place = self.place(Operation::FetchManifest, &suffix);
+        let of_another_size = |length: u64| {
+            let size = size.unwrap_or_default();
+            place.content(format!("the manifest has {length} bytes instead of {size}"))
+        };
         let mut response = self.get_manifest(&place, tag_or_digest).await?;
-        let mut bytes = Vec::new();
+        let announced = response.content_length();
+        if let (Some(length), Some(size)) = (announced, size)
+            && length != size
+        {
+            return Err(of_another_size(length));
+        }
+        let capacity = announced.or(size).unwrap_or_default().min(MANIFEST_LIMIT);
+        let mut bytes = Vec::with_capacity(capacity as usize);
         while let Some(chunk) = response
             .chunk()
             .await
             .map_err(|error| place.broken(error))?
         {
-            let length = chunk.len() as u64;
-            if *taken + length > MANIFEST_LIMIT {
-                return Err(too_long(&place));
+            let length = (bytes.len() + chunk.len()) as u64;
+            match size {
+                Some(size) if length > size => return Err(of_another_size(length)),
+                Some(_) => {}
+                None if length > MANIFEST_LIMIT => return Err(too_long(&place)),
+                None => {
+                    *taken = length;
+                    let allowed = allowance.take(chunk.len() as u64).await;
+                    allowed.map_err(|reason| place.content(reason))?;
+                }
             }
-            *taken += length;
-            let allowed = allowance.take(length).await;
-            allowed.map_err(|reason| place.content(reason))?;
             bytes.extend_from_slice(&chunk);
+        }
+        if size.is_some_and(|size| size != bytes.len() as u64) {
+            return Err(of_another_size(bytes.len() as u64));
         }
         bytes.shrink_to_fit();
         let content_type = response.headers().get(CONTENT_TYPE);

@@ -100,6 +100,22 @@ async fn a_deadline_defers_the_copy() {
     scenario.assert_stored("continued", "1", &small_image());
 }
 
+/// How long a config of a few bytes takes says nothing of a layer: what is larger is begun all the same.
+#[tokio::test]
+async fn small_blobs_do_not_make_a_large_one_look_too_slow_to_begin() {
+    let scenario = Scenario::start_with(&[("BLOB_CONCURRENCY", "1")]).await;
+    let [_, _, little] = layers();
+    let large = Image::single(&[Blob::pseudorandom(1, 20_000_000)]);
+    scenario.push(REPOSITORY, "small", &Image::single(&[little]));
+    scenario.push(REPOSITORY, "large", &large);
+    let event = json!({"image": format!("ghcr.io/{REPOSITORY}"), "tags": ["small", "large"]});
+    let deadline = Duration::from_secs(20);
+    let outcome = scenario.function.invoke_with_deadline(&event, deadline);
+    let reply = outcome.await.reply();
+    assert_eq!(reply["outcome"], "copied", "{reply}");
+    scenario.assert_stored("large", "large", &large);
+}
+
 /// Each of these happens once and is overcome in the same invocation.
 #[tokio::test]
 async fn passing_faults_are_overcome() {
