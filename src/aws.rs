@@ -11,6 +11,8 @@ use std::time::Duration;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 
+pub use self::connector::http_client;
+
 /// How long one try of a call may take, and all its tries. The calls are small; one that stalls is better made anew.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(20);
@@ -24,7 +26,7 @@ pub async fn configuration(http: reqwest::Client) -> SdkConfig {
         .operation_timeout(OPERATION_TIMEOUT)
         .build();
     aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(connector::sdk_client(http))
+        .http_client(http_client(http))
         .timeout_config(timeouts)
         .load()
         .await

@@ -50,7 +50,7 @@ pub enum Reply {
     /// In the form that the trigger expects.
     Json(Value),
     /// What happened, for whoever invoked the function itself.
-    Reports(Reports),
+    Reports(Box<Reports>),
 }
 
 impl App {
@@ -104,7 +104,7 @@ impl App {
                         .await
                         .unwrap_or_else(failed),
                 );
-                reports.result().map(Reply::Reports)
+                reports.result().map(Box::new).map(Reply::Reports)
             }
             Event::Direct(direct) => {
                 let invocation = self.invocation(request_id, deadline).await?;
@@ -112,7 +112,7 @@ impl App {
                     Ok(jobs) => invocation.copy_all(jobs).await,
                     Err(error) => failed(error),
                 });
-                reports.result().map(Reply::Reports)
+                reports.result().map(Box::new).map(Reply::Reports)
             }
             Event::Reconcile(scope) => {
                 let invocation = self.invocation(request_id, deadline).await?;
@@ -120,7 +120,7 @@ impl App {
                 reports.log_counts();
                 match reports.passing_error() {
                     Some(error) => Err(error.clone()),
-                    None => Ok(Reply::Reports(reports)),
+                    None => Ok(Reply::Reports(Box::new(reports))),
                 }
             }
         }

@@ -150,7 +150,7 @@ mod tests {
             let subject = Subject::package(&format!("acme/{number:0100}"));
             reports.add(Report::ignored(Some(subject), "x".repeat(100)));
         }
-        let body = serde_json::to_value(&reports).unwrap();
+        let body = serde_json::to_value(&reports).unwrap_or_default();
         let kept = body["reports"].as_array().map_or(0, Vec::len) as u64;
         assert_eq!(
             kept + body["left_out"]["ignored"].as_u64().unwrap_or(0),

@@ -142,6 +142,7 @@ mod tests {
             .endpoint_url(aws.server.url())
             .region(Region::new("eu-west-3"))
             .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .http_client(crate::aws::http_client(crate::registry::client().unwrap()))
             .build();
         let environment = |name: &str| (name == "RULES").then(|| "secret:rules".to_owned());
         let mut settings = Settings::read(environment).unwrap();

@@ -72,8 +72,8 @@ const IMPORTS: [(&str, &[&str]); 29] = [
     (
         "reconcile",
         &[
-            "aws",
             "copy",
+            "deadline",
             "error",
             "invocation",
             "job",

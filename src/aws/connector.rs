@@ -12,7 +12,7 @@ use aws_smithy_types::body::SdkBody;
 use bytes::Bytes;
 
 /// An HTTP client for the SDK that sends everything through `http`, whose time-out for connections holds.
-pub(super) fn sdk_client(http: reqwest::Client) -> SharedHttpClient {
+pub fn http_client(http: reqwest::Client) -> SharedHttpClient {
     let connector = SharedHttpConnector::new(Connector(http));
     http_client_fn(move |_, _| connector.clone())
 }
