@@ -79,9 +79,7 @@ impl Digest {
 
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
-        let mut hasher = Hasher::default();
-        hasher.update(bytes);
-        hasher.finish()
+        Hasher::of(bytes).finish()
     }
 
     /// The 64 hexadecimal digits, without the algorithm.
@@ -133,6 +131,13 @@ impl Default for Hasher {
 }
 
 impl Hasher {
+    /// One that has seen `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut hasher = Hasher::default();
+        hasher.update(bytes);
+        hasher
+    }
+
     /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0.update(bytes);

@@ -123,16 +123,21 @@ pub struct Surveyor<'a> {
     pub allowance: &'a Allowance,
 }
 
-/// A part of an image that is to be looked at, for some destinations.
+/// A part of an image that is to be looked at.
 enum Look {
-    /// The manifest at this position, so many levels below the top one.
+    /// Which of the destinations `at` have the manifest at this position?
     Manifest {
         position: u32,
-        depth: usize,
-        descriptor: Descriptor,
-        is_read: bool,
+        digest: Digest,
         at: Places,
     },
+    /// The bytes of that manifest. If all destinations that need them have it, one of those is at `has`.
+    Bytes {
+        position: u32,
+        descriptor: Descriptor,
+        has: Option<usize>,
+    },
+    /// Which of the destinations `at` have the blob at this position?
     Blob {
         position: u32,
         digest: Digest,
@@ -145,9 +150,11 @@ enum Look {
 enum Found {
     Manifest {
         position: u32,
-        depth: usize,
-        manifest: Option<Manifest>,
         asked: Asked,
+    },
+    Bytes {
+        position: u32,
+        manifest: Result<Manifest>,
     },
     Blob {
         position: u32,
@@ -168,11 +175,23 @@ struct Asked {
 struct Walk {
     survey: Survey,
     manifest_positions: HashMap<Digest, u32>,
+    /// How far each manifest is looked at.
+    nodes: Vec<Node>,
     blob_positions: HashMap<Digest, u32>,
     queue: VecDeque<Look>,
     failed: Vec<(usize, Error)>,
     /// The destinations that have not failed.
     alive: Places,
+}
+
+/// How far a manifest is looked at.
+struct Node {
+    /// Levels below the top one.
+    depth: usize,
+    /// The destinations that were asked for it.
+    asked: Places,
+    /// Those that wait for its bytes, once somebody needs them.
+    waiting: Option<Places>,
 }
 
 impl Surveyor<'_> {
@@ -187,6 +206,11 @@ impl Surveyor<'_> {
         let mut walk = Walk {
             survey: Survey::default(),
             manifest_positions: HashMap::from([(top.digest, 0)]),
+            nodes: vec![Node {
+                depth: 0,
+                asked: at,
+                waiting: None,
+            }],
             blob_positions: HashMap::new(),
             queue: VecDeque::new(),
             failed: Vec::new(),
@@ -200,12 +224,11 @@ impl Surveyor<'_> {
             needed_by: at,
             present_at: Places::default(),
         });
-        if let Err(error) = self.enqueue_parts(&mut walk, 0, 0, at) {
-            walk.drop_out(all(at, &error));
-        }
+        self.look_into(&mut walk, 0, at);
         let mut looks = FuturesUnordered::new();
         // Each turn starts as many looks as may be under way, and takes the result of the one that is done first. A manifest that
-        // arrives puts its own parts at the end of the queue, so the walk goes on until both queue and looks are empty.
+        // somebody lacks is fetched next, and puts its own parts at the end of the queue, so the walk goes on until both queue and
+        // looks are empty.
         loop {
             while looks.len() < self.concurrency
                 && let Some(look) = walk.queue.pop_front()
@@ -229,40 +252,62 @@ impl Surveyor<'_> {
                     blob.is_left_out |= is_left_out;
                     walk.drop_out(asked.failed);
                 }
-                Found::Manifest {
-                    position,
-                    depth,
-                    manifest,
-                    asked,
-                } => {
+                Found::Manifest { position, asked } => {
                     let forced = asked.present.among(self.forced);
                     let needed = asked.missing.and(forced);
                     let seen = &mut walk.survey.manifests[position as usize];
                     seen.present_at = seen.present_at.and(asked.present);
                     seen.needed_by = seen.needed_by.and(needed);
-                    if manifest.is_some() {
-                        seen.manifest = manifest;
-                    }
+                    let descriptor = seen.descriptor;
+                    let is_read = seen.manifest.is_some();
                     walk.drop_out(asked.failed);
-                    let needed = needed.among(walk.alive);
-                    if !needed.is_empty()
-                        && let Err(error) = self.enqueue_parts(&mut walk, position, depth, needed)
-                    {
-                        walk.drop_out(all(needed, &error));
+                    if needed.is_empty() {
+                        continue;
+                    }
+                    let node = &mut walk.nodes[position as usize];
+                    match node.waiting {
+                        _ if is_read => self.look_into(&mut walk, position, needed),
+                        Some(others) => node.waiting = Some(others.and(needed)),
+                        None => {
+                            node.waiting = Some(needed);
+                            let has = forced.iter().next().filter(|_| asked.missing.is_empty());
+                            walk.queue.push_front(Look::Bytes {
+                                position,
+                                descriptor,
+                                has,
+                            });
+                        }
+                    }
+                }
+                Found::Bytes { position, manifest } => {
+                    let waiting = walk.nodes[position as usize].waiting.take();
+                    let waiting = waiting.unwrap_or_default();
+                    match manifest {
+                        Ok(manifest) => {
+                            walk.survey.manifests[position as usize].manifest = Some(manifest);
+                            self.look_into(&mut walk, position, waiting);
+                        }
+                        Err(error) => walk.drop_out(all(waiting, &error)),
                     }
                 }
             }
         }
     }
 
+    /// Looks at what a manifest refers to, for the destinations `needed`. What can't be copied fails those.
+    fn look_into(&self, walk: &mut Walk, position: u32, needed: Places) {
+        let needed = needed.among(walk.alive);
+        if needed.is_empty() {
+            return;
+        }
+        if let Err(error) = self.enqueue_parts(walk, position, needed) {
+            walk.drop_out(all(needed, &error));
+        }
+    }
+
     /// Puts what a manifest refers to into the queue, to be looked at for the destinations `needed`: those that lack the manifest.
-    fn enqueue_parts(
-        &self,
-        walk: &mut Walk,
-        position: u32,
-        depth: usize,
-        needed: Places,
-    ) -> Result<()> {
+    fn enqueue_parts(&self, walk: &mut Walk, position: u32, needed: Places) -> Result<()> {
+        let depth = walk.nodes[position as usize].depth;
         let seen = &walk.survey.manifests[position as usize];
         let Some(manifest) = seen.manifest.as_ref() else {
             return Ok(());
@@ -280,19 +325,16 @@ impl Surveyor<'_> {
         let mut children = Vec::with_capacity(manifests.len());
         for child in manifests {
             let position = walk
-                .manifest(child)
+                .manifest(child, depth + 1)
                 .map_err(|reason| self.content(child.digest, reason))?;
             children.push(position);
-            let seen = &walk.survey.manifests[position as usize];
-            let at = needed.except(seen.needed_by.and(seen.present_at));
+            let node = &mut walk.nodes[position as usize];
+            let at = needed.except(node.asked);
             if !at.is_empty() {
-                let is_read = seen.manifest.is_some();
-                let depth = depth + 1;
+                node.asked = node.asked.and(at);
                 walk.queue.push_back(Look::Manifest {
                     position,
-                    depth,
-                    descriptor: child,
-                    is_read,
+                    digest: child.digest,
                     at,
                 });
             }
@@ -330,36 +372,26 @@ impl Surveyor<'_> {
         match look {
             Look::Manifest {
                 position,
-                depth,
-                descriptor,
-                is_read,
+                digest,
                 at,
             } => {
-                let digest = descriptor.digest.to_string();
-                let mut asked = self
-                    .ask(at.among(alive), async |destination| {
-                        Ok(destination.resolve(&digest).await?.is_some())
-                    })
-                    .await;
-                let forced = asked.present.among(self.forced);
-                let needed = asked.missing.and(forced);
-                let manifest = match needed.is_empty() || is_read {
-                    true => None,
-                    false => match self.fetch(descriptor, asked.missing, forced).await {
-                        Ok(manifest) => Some(manifest),
-                        Err(error) => {
-                            asked.failed.extend(all(needed, &error));
-                            None
-                        }
-                    },
+                let digest = digest.to_string();
+                let has = async |destination: &Repository| {
+                    Ok(destination.resolve(&digest).await?.is_some())
                 };
                 Found::Manifest {
                     position,
-                    depth,
-                    manifest,
-                    asked,
+                    asked: self.ask(at.among(alive), has).await,
                 }
             }
+            Look::Bytes {
+                position,
+                descriptor,
+                has,
+            } => Found::Bytes {
+                position,
+                manifest: self.fetch(descriptor, has).await,
+            },
             Look::Blob {
                 position,
                 digest,
@@ -411,15 +443,15 @@ impl Surveyor<'_> {
         asked
     }
 
-    /// The bytes of a manifest below the top one. Where they are only to be looked into, and clean-up has deleted them at the source,
-    /// a destination that has them gives them as well.
-    async fn fetch(&self, child: Descriptor, missing: Places, forced: Places) -> Result<Manifest> {
+    /// The bytes of a manifest below the top one. Where all that need it have it, so that it is only to be looked into, and clean-up
+    /// has deleted it at the source, the destination `has` gives it as well.
+    async fn fetch(&self, child: Descriptor, has: Option<usize>) -> Result<Manifest> {
         let fetch = async |repository: &Repository| {
             let fetch = || repository.fetch_described(&child, self.allowance);
             retry(repository.observer(), fetch).await
         };
-        match (fetch(self.source).await, forced.iter().next()) {
-            (Err(error), Some(place)) if error.kind() == Kind::NotFound && missing.is_empty() => {
+        match (fetch(self.source).await, has) {
+            (Err(error), Some(place)) if error.kind() == Kind::NotFound => {
                 fetch(&self.destinations[place]).await
             }
             (result, _) => result,
@@ -437,12 +469,17 @@ impl Surveyor<'_> {
 
 impl Walk {
     /// The position of a manifest, which is new if it was not met before.
-    fn manifest(&mut self, descriptor: Descriptor) -> Result<u32, String> {
-        let seen = &mut self.survey.manifests;
+    fn manifest(&mut self, descriptor: Descriptor, depth: usize) -> Result<u32, String> {
+        let (seen, nodes) = (&mut self.survey.manifests, &mut self.nodes);
         let position = *self
             .manifest_positions
             .entry(descriptor.digest)
             .or_insert_with(|| {
+                nodes.push(Node {
+                    depth,
+                    asked: Places::default(),
+                    waiting: None,
+                });
                 seen.push(Seen {
                     descriptor,
                     manifest: None,

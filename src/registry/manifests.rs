@@ -179,29 +179,28 @@ impl Repository {
     ) -> Result<Manifest> {
         let suffix = suffix(tag_or_digest);
         let place = self.place(Operation::FetchManifest, &suffix);
-        let of_another_size = |length: u64| {
-            let size = size.unwrap_or_default();
-            place.content(format!("the manifest has {length} bytes instead of {size}"))
-        };
         let mut response = self.get_manifest(&place, tag_or_digest).await?;
-        let announced = response.content_length();
-        if let (Some(length), Some(size)) = (announced, size)
-            && length != size
-        {
-            return Err(of_another_size(length));
-        }
-        let capacity = announced.or(size).unwrap_or_default().min(MANIFEST_LIMIT);
-        let mut bytes = Vec::with_capacity(capacity as usize);
+        let capacity = size.or(response.content_length()).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(capacity.min(MANIFEST_LIMIT) as usize);
+        let mut length = 0;
+        // Bytes beyond the size are not kept, only hashed: the digest tells more than the size of what went wrong.
+        let mut hasher = None;
         while let Some(chunk) = response
             .chunk()
             .await
             .map_err(|error| place.broken(error))?
         {
-            let length = (bytes.len() + chunk.len()) as u64;
+            length += chunk.len() as u64;
+            if length > MANIFEST_LIMIT {
+                return Err(too_long(&place));
+            }
             match size {
-                Some(size) if length > size => return Err(of_another_size(length)),
+                Some(size) if length > size => {
+                    let hasher = hasher.get_or_insert_with(|| Hasher::of(&bytes));
+                    hasher.update(&chunk);
+                    continue;
+                }
                 Some(_) => {}
-                None if length > MANIFEST_LIMIT => return Err(too_long(&place)),
                 None => {
                     *taken = length;
                     let allowed = allowance.take(chunk.len() as u64).await;
@@ -210,8 +209,12 @@ impl Repository {
             }
             bytes.extend_from_slice(&chunk);
         }
-        if size.is_some_and(|size| size != bytes.len() as u64) {
-            return Err(of_another_size(bytes.len() as u64));
+        if let Some(size) = size.filter(|size| *size != length) {
+            let digest = hasher.unwrap_or_else(|| Hasher::of(&bytes)).finish();
+            return Err(place.content(match digest.to_string() == tag_or_digest {
+                true => format!("the manifest has {length} bytes instead of {size}"),
+                false => other_digest(digest, tag_or_digest),
+            }));
         }
         bytes.shrink_to_fit();
         let content_type = response.headers().get(CONTENT_TYPE);
@@ -222,10 +225,8 @@ impl Repository {
         let asked_for = Digest::parse(tag_or_digest).ok();
         for expected in [asked_for, announced].into_iter().flatten() {
             if manifest.digest != expected {
-                return Err(place.content(format!(
-                    "the bytes of the manifest have digest {} instead of {expected}",
-                    manifest.digest
-                )));
+                let expected = expected.to_string();
+                return Err(place.content(other_digest(manifest.digest, &expected)));
             }
         }
         Ok(manifest)
@@ -323,6 +324,10 @@ fn keep_last(tags: &mut Vec<String>) {
         .collect();
     let mut is_last = is_last.into_iter().rev();
     tags.retain(|_| is_last.next().unwrap_or(true));
+}
+
+fn other_digest(digest: Digest, expected: &str) -> String {
+    format!("the bytes of the manifest have digest {digest} instead of {expected}")
 }
 
 fn too_long(place: &Place<'_>) -> Error {

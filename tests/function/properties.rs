@@ -297,6 +297,69 @@ fn only_what_is_missing_moves() {
     });
 }
 
+/// Two or three destinations, each with other parts of the image: every one gets what it lacks, and the source is read once.
+#[test]
+fn every_destination_of_a_list_gets_what_it_lacks_with_one_read() {
+    let lots = || proptest::collection::vec(proptest::bool::weighted(0.3), 12);
+    let values = (
+        graphs(),
+        proptest::collection::vec((lots(), lots()), 2..=3_usize),
+    );
+    for_all(values, async |package, (graph, states)| {
+        let images = graph.images();
+        let image = &images[images.len() - 1];
+        let Package {
+            scenario, source, ..
+        } = package;
+        let mut names = Vec::new();
+        for (number, (blobs, nodes)) in states.iter().enumerate() {
+            let name = format!("{}-{number}", package.destination);
+            scenario.ecr.create_repository(&name);
+            for (blob, _) in graph.blobs().iter().zip(blobs).filter(|(_, lot)| **lot) {
+                scenario.ecr.put_blob(&name, blob);
+            }
+            for (image, _) in images.iter().zip(nodes).filter(|(_, lot)| **lot) {
+                scenario.ecr.put_untagged(&name, image);
+            }
+            names.push(name);
+        }
+        scenario.ghcr.put_image(source, "1", image);
+        let before: Vec<Repository> = names
+            .iter()
+            .map(|name| scenario.ecr.repository(name))
+            .collect();
+        let expected: Vec<Expected> = before
+            .iter()
+            .map(|stored| self::expected(image, stored))
+            .collect();
+        scenario.clear_requests();
+        let mut event = package.event("1");
+        event["destination"] = json!(names);
+        let reply = package.invoke(&event).await;
+        assert_eq!(reply["outcome"], "copied", "{reply}");
+        let reports = reply["reports"].as_array().expect("reports");
+        assert_eq!(reports.len(), names.len());
+        for (number, report) in reports.iter().enumerate() {
+            assert_counts(report, &expected[number]);
+            let after = scenario.ecr.repository(&names[number]);
+            let mut whole = content(&before[number]);
+            whole.add(image);
+            assert_eq!(content(&after), whole, "neither less nor more");
+            assert_eq!(after.tags.get("1"), Some(&image.top));
+        }
+        let missing: BTreeSet<&String> = expected.iter().flat_map(|it| it.blobs.keys()).collect();
+        let reads = scenario.ghcr.storage.requests().len();
+        assert_eq!(reads, missing.len(), "each blob that anybody lacks, once");
+        for digest in missing {
+            assert_eq!(scenario.ghcr.storage.count("GET", digest), 1);
+        }
+        for manifest in &image.manifests {
+            let path = format!("/manifests/{}", manifest.digest);
+            assert!(scenario.ghcr.server.count("GET", &path) <= 1);
+        }
+    });
+}
+
 /// The tag stays away, what is stored is right as far as it goes, and the message names what is wrong.
 #[test]
 fn a_broken_graph_moves_no_tag() {

@@ -26,7 +26,7 @@ const COLD_STARTS: usize = 25;
 const TAGS: usize = 1000;
 
 /// Name, and what is measured.
-pub const CASES: [(&str, &str); 11] = [
+pub const CASES: [(&str, &str); 12] = [
     (
         "a",
         "1 GiB in nine layers, plain HTTP on the loopback interface",
@@ -53,6 +53,10 @@ pub const CASES: [(&str, &str); 11] = [
     ("h", "Memory for 10 GiB"),
     ("i", "Cold start and size"),
     (
+        "j",
+        "The 1 GiB image to three destinations, on the loopback interface and over the network of c2",
+    ),
+    (
         "picture",
         "Where the time goes: three layers over the network of c",
     ),
@@ -71,6 +75,7 @@ pub async fn run(bench: &Bench, name: &str) -> Outcome {
         "g" => reconcile(bench).await,
         "h" => memory(bench).await,
         "i" => cold_start(bench).await,
+        "j" => network::destinations(bench).await,
         "picture" => network::picture(bench).await,
         _ => panic!("there is no case {name:?}"),
     }

@@ -9,7 +9,7 @@ use super::{BOTH, copy, loopback, skopeo_copy, skopeo_sync};
 use crate::bench::{Bench, NETWORK, Work, large_layers};
 use crate::contender::{FUNCTION, SKOPEO};
 use crate::network;
-use crate::results::{Outcome, Target, median};
+use crate::results::{Outcome, Sample, Target, median};
 use crate::stage::{Network, Setting};
 use crate::waterfall::{self, Panel};
 
@@ -171,6 +171,74 @@ pub(super) async fn current(bench: &Bench) -> Outcome {
     });
     let most = requests.into_iter().fold(0.0, f64::max);
     outcome.targets = vec![Target::new("requests, authorization aside", most, 2.0, "")];
+    outcome
+}
+
+/// One image to one repository, and to three by one job: the source is read once, whatever the number.
+pub(super) async fn destinations(bench: &Bench) -> Outcome {
+    const LIST: [&str; 3] = ["prod/api", "dr/api", "eu/api"];
+    let large = bench.large().await;
+    let work = |count: usize| Work {
+        event: json!({"source": "ghcr.io/acme/api:1", "destination": LIST[..count]}),
+        outcome: "copied",
+        skopeo: Vec::new(),
+        tags: LIST[..count]
+            .iter()
+            .map(|name| (*name, "1".to_owned(), large.image.top.clone()))
+            .collect(),
+    };
+    let mut outcome = Outcome::default();
+    let (mut memory, mut targets) = (Vec::new(), Vec::new());
+    for (place, network, bound, [one, three]) in [
+        (
+            "on the loopback interface",
+            None,
+            1.3,
+            [
+                "to one, on the loopback interface",
+                "to three, on the loopback interface",
+            ],
+        ),
+        (
+            "over the network",
+            Some(capped()),
+            1.1,
+            ["to one, over the network", "to three, over the network"],
+        ),
+    ] {
+        let setting = Setting {
+            network,
+            ..loopback(large)
+        };
+        for _ in 0..bench.rounds {
+            for (variant, count) in [(one, 1), (three, LIST.len())] {
+                let work = work(count);
+                let sample = bench.measure(FUNCTION, &setting, None, &work, |_| {});
+                let sample = sample.await;
+                outcome.samples.push(Sample { variant, ..sample });
+            }
+        }
+        let [ours, alone] =
+            [three, one].map(|variant| median(&outcome.figures(variant, FUNCTION, Outcome::wall)));
+        let what = format!("wall over one destination's {place}");
+        targets.push(Target::new(&what, ours / alone, bound, ""));
+        let read = |variant| {
+            let read = outcome.figures(variant, FUNCTION, |sample| sample.source.bytes as f64);
+            read.into_iter().fold(0.0, f64::max)
+        };
+        // Where there is no network, the bodies alone are counted.
+        if network.is_none() {
+            let what = "bytes read from the source over one destination's";
+            targets.push(Target::new(what, read(three) / read(one), 1.0, ""));
+        }
+        memory.extend(outcome.figures(three, FUNCTION, Outcome::memory));
+    }
+    let most = memory.into_iter().fold(0.0, f64::max);
+    targets.push(Target::new("peak memory to three", most, 48.0, " MiB"));
+    outcome.targets = targets;
+    outcome.notes = vec![
+        "Three repositories of one registry, which stores what they have in common once: what is written shows on the network's wire alone.".to_owned(),
+    ];
     outcome
 }
 
