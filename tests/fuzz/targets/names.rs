@@ -5,9 +5,7 @@ use fuzz::{SETTINGS, assert_one_line};
 use ghcr_to_ecr::config::Settings;
 use ghcr_to_ecr::endpoint::{Endpoint, ecr_region};
 use ghcr_to_ecr::manifest::Digest;
-use ghcr_to_ecr::reference::{
-    Destination, Source, Version, is_package, is_repository, is_tag,
-};
+use ghcr_to_ecr::reference::{Destination, Source, Version, is_package, is_repository, is_tag};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

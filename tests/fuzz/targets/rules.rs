@@ -11,9 +11,9 @@ use serde_json::Value;
 fuzz_target!(|bytes: &[u8]| {
     let (registry, rest) = split_line(bytes);
     let (package, rest) = split_line(rest);
-    let (tag, rules) = split_line(rest);
+    let (tag, written) = split_line(rest);
     let [Ok(registry), Ok(package), Ok(tag), Ok(written)] =
-        [registry, package, tag, rules].map(str::from_utf8)
+        [registry, package, tag, written].map(str::from_utf8)
     else {
         return;
     };
