@@ -196,7 +196,7 @@ const VENDORS: [(&str, &[&str]); 12] = [
     ("oci_client", &["manifest"]),
     (
         "reqwest",
-        &["main", "registries", "github", "link", "registry"],
+        &["main", "registries", "github", "link", "registry", "aws"],
     ),
     ("http_auth", &["registry"]),
     ("httpdate", &["registry"]),
