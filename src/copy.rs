@@ -7,8 +7,10 @@
 mod blob;
 mod carry;
 mod fanout;
+pub mod places;
 pub mod plan;
 mod progress;
+mod push;
 pub mod report;
 mod sending;
 pub mod survey;
@@ -19,10 +21,11 @@ use std::time::{Duration, Instant};
 use futures_util::future;
 
 pub use self::carry::Shared;
+use self::places::Places;
 use self::plan::Plan;
 use self::progress::End;
 use self::report::{Figures, Outcome, Report, Subject};
-use self::survey::{Places, Surveyor};
+use self::survey::{Survey, Surveyor};
 use self::transfer::Transfer;
 use crate::allowance::Allowance;
 use crate::error::{Error, Kind, Result};
@@ -150,26 +153,7 @@ impl Copy<'_> {
         let (top, tagged) = looks.await;
         let (top, warning) = top?;
 
-        let mut differs = Places::default();
-        let mut is_tagged = Places::default();
-        for (place, digest) in tagged {
-            let track = &mut tracks[place];
-            track.digest = Some(top.digest);
-            track.warnings = warning.clone().into_iter().collect();
-            match digest {
-                Err(error) => track.end = Some(Err(error)),
-                Ok(digest) if digest == Some(top.digest) => {
-                    self.destinations[place]
-                        .observer()
-                        .saw(Happened::ManifestPresent);
-                    match forced.contains(place) {
-                        true => (is_tagged, differs) = (is_tagged.with(place), differs.with(place)),
-                        false => track.end = Some(Ok(Outcome::Current)),
-                    }
-                }
-                Ok(_) => differs = differs.with(place),
-            }
-        }
+        let (differs, is_tagged) = self.compare(tracks, tagged, &top, warning, forced);
         if differs.is_empty() {
             return Ok(Places::default());
         }
@@ -185,23 +169,64 @@ impl Copy<'_> {
         for (place, error) in failed {
             tracks[place].end = Some(Err(error));
         }
-        let mut plans = Vec::new();
-        for place in differs
-            .iter()
-            .filter(|place| tracks[*place].end.is_none())
-            .collect::<Vec<_>>()
-        {
-            let plan = Plan::new(
-                &survey,
-                place,
-                self.tags[place].as_deref(),
-                is_tagged.contains(place),
-            );
+        let plans = self.plans(tracks, &survey, differs, is_tagged);
+        // The plans hold all that is needed of it.
+        drop(survey);
+        self.transfer(tracks, &plans, resolved_at, is_last, shared)
+            .await
+    }
+
+    /// Ends what is up to date. Gives the destinations that are not, or whose parts are looked at all the same, and those of them
+    /// that have the tag.
+    fn compare(
+        &self,
+        tracks: &mut [Track],
+        tagged: Vec<(usize, Result<Option<Digest>>)>,
+        top: &Manifest,
+        warning: Option<String>,
+        forced: Places,
+    ) -> (Places, Places) {
+        let (mut differs, mut is_tagged) = (Places::default(), Places::default());
+        for (place, digest) in tagged {
             let track = &mut tracks[place];
+            track.digest = Some(top.digest);
+            track.warnings = warning.clone().into_iter().collect();
+            match digest {
+                Err(error) => track.end = Some(Err(error)),
+                Ok(digest) if digest == Some(top.digest) => {
+                    let observer = self.destinations[place].observer();
+                    observer.saw(Happened::ManifestPresent);
+                    match forced.contains(place) {
+                        true => (is_tagged, differs) = (is_tagged.with(place), differs.with(place)),
+                        false => track.end = Some(Ok(Outcome::Current)),
+                    }
+                }
+                Ok(_) => differs = differs.with(place),
+            }
+        }
+        (differs, is_tagged)
+    }
+
+    /// A plan for each destination that lacks something. Ends those that lack nothing, and a dry run.
+    fn plans(
+        &self,
+        tracks: &mut [Track],
+        survey: &Survey,
+        differs: Places,
+        is_tagged: Places,
+    ) -> Vec<(usize, Plan)> {
+        let mut plans = Vec::new();
+        for place in differs.iter() {
+            let track = &mut tracks[place];
+            if track.end.is_some() {
+                continue;
+            }
+            let tag = self.tags[place].as_deref();
+            let plan = Plan::new(survey, place, tag, is_tagged.contains(place));
             track.warnings.extend(plan.warnings.clone());
             // What was sent in the last round is no longer missing, and was counted then.
             if !std::mem::replace(&mut track.is_counted, true) {
-                self.count_present(place, &survey);
+                self.count_present(place, survey);
             }
             if plan.is_current() {
                 track.end = Some(Ok(Outcome::Current));
@@ -212,10 +237,7 @@ impl Copy<'_> {
                 plans.push((place, plan));
             }
         }
-        // The plans hold all that is needed of it.
-        drop(survey);
-        self.transfer(tracks, &plans, resolved_at, is_last, shared)
-            .await
+        plans
     }
 
     /// Carries out the plans, and says what became of them.
@@ -278,7 +300,7 @@ impl Copy<'_> {
     }
 
     /// What the survey found at a destination.
-    fn count_present(&self, place: usize, survey: &survey::Survey) {
+    fn count_present(&self, place: usize, survey: &Survey) {
         let observer = self.destinations[place].observer();
         for manifest in survey.manifests.iter().skip(1) {
             if manifest.present_at.contains(place) {

@@ -5,28 +5,28 @@
 //! that meets its deadline has done something; and every run has an order of its own, so that no package is always the last. What
 //! fails for every tag of a package alike is found out once and reported once.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::{Arc, OnceLock};
+mod packages;
+mod tags;
+
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use futures_util::{StreamExt, future, stream};
-use secrecy::SecretString;
+use futures_util::{StreamExt, stream};
 use tokio::sync::OnceCell;
 
-use crate::copy::report::{Figures, Outcome, Report, Subject};
+use self::packages::Compared;
+use self::tags::{Differs, Place, compare_tag};
+use crate::copy::report::{Report, Subject};
 use crate::deadline::Deadline;
-use crate::error::{Error, Kind, Result};
+use crate::error::Error;
 use crate::invocation::Invocation;
 use crate::job::{Job, Options, Origin};
 use crate::manifest::Digest;
-use crate::observer::{Counts, Observer};
-use crate::reference::{Destination, Source, is_package};
-use crate::registry::Repository;
+use crate::reference::{Destination, Source};
 use crate::reports::Reports;
 use crate::retry::retry;
+use crate::rules::Glob;
 use crate::rules::glob::is_glob;
-use crate::rules::{Glob, Rule};
 
 /// HEAD requests under way at once, to both sides together. A process on Lambda may have 1,024 files open, sockets among them, and a
 /// rule may have 64 destinations. (AWS Lambda developer guide, "Lambda quotas")
@@ -70,12 +70,6 @@ impl Scope {
 fn may_match_owner(glob: &Glob, owner: &str) -> bool {
     let written = glob.as_str().split('/').next().unwrap_or_default();
     is_glob(written) || written == owner
-}
-
-/// A package to compare, and its rule: the first one that matches it.
-struct Compared<'a> {
-    rule: &'a Rule,
-    package: String,
 }
 
 /// What the parts of a run share.
@@ -140,82 +134,6 @@ fn not_reached<'a>(left: impl Iterator<Item = Compared<'a>>, reports: &mut Repor
 }
 
 impl Run<'_> {
-    /// The packages to compare. Rules whose packages can't be listed become reports, and so do rules without a package.
-    async fn packages(&self, scope: &Scope, reports: &mut Reports) -> Vec<Compared<'_>> {
-        let rules = &self.invocation.rules;
-        let mut listed: HashMap<(&str, Option<&str>), Listing> = HashMap::new();
-        let mut found = Vec::new();
-        for rule in rules.iter() {
-            let (owner, name) = rule.owner_and_name();
-            if !scope.may_admit(owner) {
-                continue;
-            }
-            let packages = match name {
-                Some(name) => Ok(Arc::new(vec![format!("{owner}/{name}")])),
-                // Several rules may be about one owner.
-                None => match listed.entry((owner, rule.token_secret_id())) {
-                    Entry::Occupied(listing) => listing.get().clone(),
-                    Entry::Vacant(place) => {
-                        let listing = self.deadline.bound(self.list(rule, owner)).await;
-                        if let Err(error) = &listing {
-                            let subject = Subject::Owner {
-                                owner: owner.to_owned(),
-                            };
-                            reports.add(Report::failed(Some(subject), error.clone()));
-                        }
-                        place.insert(listing).clone()
-                    }
-                },
-            };
-            let Ok(packages) = packages else {
-                continue;
-            };
-            let is_rules = |package: &&String| {
-                rules
-                    .find(package)
-                    .is_some_and(|first| std::ptr::eq(first, rule))
-            };
-            let mut of_rule = packages.iter().filter(is_rules).peekable();
-            if of_rule.peek().is_none() && scope.packages.is_none() {
-                let subject = Subject::Rule {
-                    rule: rule.source().to_owned(),
-                };
-                let reason = "no package that the token can see is this rule's: either none matches it, or a rule before it does";
-                reports.add(Report::ignored(Some(subject), reason.to_owned()));
-            }
-            for package in of_rule.filter(|package| scope.admits(package)) {
-                match is_package(package) {
-                    true => found.push(Compared {
-                        rule,
-                        package: package.clone(),
-                    }),
-                    false => reports.add(Report::ignored(
-                        Some(Subject::package(package)),
-                        "its name is not one that registries take".to_owned(),
-                    )),
-                }
-            }
-        }
-        found
-    }
-
-    async fn list(&self, rule: &Rule, owner: &str) -> Listing {
-        let copier = self.invocation.copier;
-        let observer = &Observer::default();
-        let list = |token: Option<SecretString>| async move {
-            retry(observer, || copier.github.packages(token.as_ref(), owner)).await
-        };
-        let names = copier
-            .registries
-            .with_token(rule.token_secret_id(), list)
-            .await?;
-        let mut packages: Vec<String> =
-            names.iter().map(|name| format!("{owner}/{name}")).collect();
-        packages.sort();
-        packages.dedup();
-        Ok(Arc::new(packages))
-    }
-
     /// Compares every tag of a package that its rule admits, and hands over what differs as it is found. A tag that can't be looked
     /// at is reported, and stops none of the others.
     async fn compare(&self, compared: &Compared<'_>, reports: &mut Reports) {
@@ -274,11 +192,8 @@ impl Run<'_> {
                 break;
             }
         }
-        for place in places {
-            if let Some(error) = place.refusal.get() {
-                let subject = to_place(package, &place.destination);
-                reports.add(Report::failed(Some(subject), error.clone()));
-            }
+        for place in &places {
+            reports.extend(place.refusal(package));
         }
     }
 
@@ -341,9 +256,6 @@ impl Run<'_> {
     }
 }
 
-/// The packages of an owner, in order, as far as a token can see them.
-type Listing = Result<Arc<Vec<String>>>;
-
 /// All tags of a package, to one of its destinations.
 fn to_place(package: &str, destination: &Destination) -> Subject {
     let destination = Destination {
@@ -353,141 +265,5 @@ fn to_place(package: &str, destination: &Destination) -> Subject {
     Subject::Copy {
         source: package.to_owned(),
         destination: destination.to_string(),
-    }
-}
-
-/// A destination of a package, whose tags are compared.
-struct Place {
-    /// With any tag.
-    destination: Destination,
-    repository: Repository,
-    /// Whether the repository is there, or made when something is pushed: found out once, when a tag is not there.
-    exists: OnceCell<bool>,
-    /// What every tag fails with alike. The place is left alone from then on.
-    refusal: OnceLock<Error>,
-}
-
-/// A tag, and the destinations where it stands for something else than at the source.
-type Differs = (String, Vec<Destination>);
-
-/// One tag against each of its destinations.
-///
-/// # Errors
-/// The source refuses to show the package.
-async fn compare_tag(
-    source: &Repository,
-    places: &[Place],
-    tag: &str,
-    dry_run: bool,
-) -> Result<(Vec<Report>, Option<Differs>)> {
-    let (mut reports, mut differs) = (Vec::new(), Vec::new());
-    let places: Vec<&Place> = places.iter().filter(|place| !place.is_refused()).collect();
-    if places.is_empty() {
-        return Ok((reports, None));
-    }
-    let at_source = retry(source.observer(), || source.resolve(tag));
-    let at_destinations = places.iter().map(|place| {
-        retry(place.repository.observer(), || {
-            place.repository.resolve(tag)
-        })
-    });
-    let (at_source, at_destinations) =
-        future::join(at_source, future::join_all(at_destinations)).await;
-    if let Err(error) = &at_source
-        && error.kind() == Kind::Denied
-    {
-        return Err(error.clone());
-    }
-    for (place, at_destination) in places.into_iter().zip(at_destinations) {
-        let subject = Subject::Copy {
-            source: source.reference(tag),
-            destination: place.repository.reference(tag),
-        };
-        match (&at_source, at_destination) {
-            (_, Err(error)) if error.kind() == Kind::Denied => place.refuse(error),
-            (Ok(None), _) => {
-                let reason = "the tag was deleted at the source meanwhile".to_owned();
-                reports.push(Report::ignored(Some(subject), reason));
-            }
-            (Err(error), _) => reports.push(Report::failed(Some(subject), error.clone())),
-            (_, Err(error)) => reports.push(Report::failed(Some(subject), error)),
-            (Ok(Some(digest)), Ok(found)) if found == Some(*digest) => {
-                reports.push(Report::copy(
-                    subject,
-                    Ok(Outcome::Current),
-                    current(*digest),
-                ));
-            }
-            (_, Ok(found)) => {
-                if found.is_some() || place.exists(tag, dry_run).await {
-                    differs.push(Destination {
-                        tag: Some(tag.to_owned()),
-                        ..place.destination.clone()
-                    });
-                }
-            }
-        }
-    }
-    let differs = (!differs.is_empty()).then_some((tag.to_owned(), differs));
-    Ok((reports, differs))
-}
-
-impl Place {
-    fn is_refused(&self) -> bool {
-        self.refusal.get().is_some()
-    }
-
-    fn refuse(&self, error: Error) {
-        // Looks that were under way at the same time are refused too; one error says it all.
-        _ = self.refusal.set(error);
-    }
-
-    /// Whether something can be pushed there. A HEAD request does not tell a repository that is not there from a tag that is not, and
-    /// hundreds of jobs that fail for the same reason help nobody; so this is found out once, and reported once.
-    ///
-    /// ECR may make a repository on push, by a creation template; so the answer is that to the first step of a push, or in a dry
-    /// run that to a read. What can't be found out now is left to the copies.
-    async fn exists(&self, tag: &str, dry_run: bool) -> bool {
-        let observer = self.repository.observer();
-        let exists = self.exists.get_or_init(async || {
-            let looked = retry(observer, || self.repository.expect_exists(tag)).await;
-            let refusal = match looked {
-                Err(missing) if missing.kind() == Kind::NotFound && dry_run => Some(missing),
-                Err(missing) if missing.kind() == Kind::NotFound => {
-                    match retry(observer, || self.repository.takes_pushes()).await {
-                        Ok(true) => None,
-                        Ok(false) => Some(missing),
-                        Err(error) => Some(error),
-                    }
-                }
-                _ => None,
-            };
-            match refusal.filter(|error| !error.kind().may_pass()) {
-                Some(error) => {
-                    self.refuse(error);
-                    false
-                }
-                None => true,
-            }
-        });
-        *exists.await
-    }
-}
-
-/// Both sides were found to have `digest`, with one request to each.
-fn current(digest: Digest) -> Figures {
-    let at_source = Counts {
-        requests: 1,
-        ..Counts::default()
-    };
-    let at_destination = Counts {
-        requests: 1,
-        manifests_present: 1,
-        ..Counts::default()
-    };
-    Figures {
-        digest: Some(digest),
-        source_digest: Some(digest),
-        ..Figures::of(at_source, at_destination)
     }
 }

@@ -55,39 +55,24 @@ pub(super) async fn copy_blob(
             return;
         }
     };
-    let read = Read {
-        source: source.clone(),
-        blob: *blob,
-        reader,
-        hasher: is_again.then(Hasher::default),
-        offset: 0,
-        resumed_at: 0,
-        fruitless: 0,
-    };
+    let read = Read::new(source, blob, reader, is_again);
     let (fanout, branches) = Fanout::new(read.into_stream(), uploads.len());
-    let send = async |branch_position, branch, position: usize, upload| {
-        let destination = destinations[position];
-        let result = destination.finish_upload(upload, blob, branch).await;
-        fanout.close(branch_position);
-        (position, result)
-    };
+    let uploads = uploads.into_iter().zip(branches).enumerate();
     let mut sends: FuturesUnordered<_> = uploads
-        .into_iter()
-        .zip(branches)
-        .enumerate()
-        .map(|(branch_position, ((position, upload), branch))| {
-            send(branch_position, branch, position, upload)
+        .map(async |(branch_position, ((position, upload), branch))| {
+            let destination = destinations[position];
+            let result = destination.finish_upload(upload, blob, branch).await;
+            fanout.close(branch_position);
+            (position, result)
         })
         .collect();
     while let Some((position, result)) = sends.next().await {
         // A source that failed shows at the destinations as broken uploads.
-        done(
-            position,
-            match (result, fanout.failure()) {
-                (Err(_), Some(failure)) => Err(failure),
-                (result, _) => result,
-            },
-        );
+        let result = match (result, fanout.failure()) {
+            (Err(_), Some(failure)) => Err(failure),
+            (result, _) => result,
+        };
+        done(position, result);
     }
 }
 
@@ -105,6 +90,18 @@ struct Read {
 }
 
 impl Read {
+    fn new(source: &Repository, blob: &Descriptor, reader: BlobReader, is_again: bool) -> Self {
+        Read {
+            source: source.clone(),
+            blob: *blob,
+            reader,
+            hasher: is_again.then(Hasher::default),
+            offset: 0,
+            resumed_at: 0,
+            fruitless: 0,
+        }
+    }
+
     /// The bytes, which end exactly at the descriptor's size, or in an error.
     fn into_stream(self) -> impl Stream<Item = Result<Bytes>> + Send + 'static {
         stream::try_unfold(self, |mut read| async move {

@@ -169,7 +169,7 @@ mod tests {
 
     use super::super::survey::{Seen, SeenBlob};
     use super::*;
-    use crate::copy::survey::Places;
+    use crate::copy::places::Places;
 
     const HERE: usize = 0;
     const THERE: usize = 1;

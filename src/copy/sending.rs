@@ -139,21 +139,13 @@ impl<'a> Sending<'a> {
 
     /// Makes one try to send a blob, and gives what has to be tried again.
     pub(super) async fn send(&self, mut load: Load) -> Option<Load> {
-        let source = self.transfer.source;
-        if let Some((plan, error)) = load.failure.take() {
-            let failed = match error.side() {
-                Some(Side::Destination) => self.transfer.destination(plan),
-                _ => source,
-            };
-            load.retry.wait(&error, failed.observer()).await;
-        }
-        load.parts
-            .retain(|((plan, _), _)| !self.standing.has_ended(*plan));
+        self.wait_after_failure(&mut load).await;
+        let has_not_ended = |((plan, _), _): &(Part, Claimed)| !self.standing.has_ended(*plan);
+        load.parts.retain(has_not_ended);
         if load.parts.is_empty() {
             return None;
         }
-        let blob = load.blob;
-        let permit = match self.transfer.shared.carriage.permit(blob.size).await {
+        let permit = match self.transfer.shared.carriage.permit(load.blob.size).await {
             Ok(Some(permit)) => permit,
             result => {
                 for (part, _) in load.parts {
@@ -163,50 +155,62 @@ impl<'a> Sending<'a> {
                 return None;
             }
         };
-        let destinations: Vec<&Repository> = load
-            .parts
-            .iter()
-            .map(|((plan, _), _)| self.transfer.destination(*plan))
-            .collect();
+        let blob = load.blob;
+        let plans = load.parts.iter().map(|((plan, _), _)| *plan);
+        let destinations: Vec<&Repository> =
+            plans.map(|plan| self.transfer.destination(plan)).collect();
         let mut parts: Vec<_> = load.parts.drain(..).map(Some).collect();
-        let (mut left, mut failure) = (Vec::new(), None);
         let is_again = load.retry.tries() > 0;
         let done = |position: usize, result: Result<()>| {
-            let Some((part, claimed)) = parts.get_mut(position).and_then(Option::take) else {
-                return;
-            };
-            let (plan, _) = part;
             tracing::debug!(digest = %blob.digest, bytes = blob.size, is_copied = result.is_ok(), "blob");
-            match result {
-                Ok(()) => {
-                    permit.arrived();
-                    self.standing.set_limps(plan, false);
-                    let observer = self.transfer.destination(plan).observer();
-                    observer.saw(Happened::BlobCopied(blob.size));
-                    claimed.arrived();
-                    self.told(part, Ok(Carried::Arrived));
-                }
-                Err(error) if load.retry.is_worth_it(&error) => {
-                    if error.side() == Some(Side::Destination) {
-                        self.standing.set_limps(plan, true);
-                    }
-                    left.push((part, claimed));
-                    failure = more_patient(failure.take(), (plan, error));
-                }
-                Err(error) => {
-                    // Whoever needs the same blob need not ask the source again.
-                    if error.side() == Some(Side::Source) {
-                        claimed.broken(error.clone());
-                    }
-                    self.told(part, Err(error));
-                }
+            if result.is_ok() {
+                permit.arrived();
+            }
+            if let Some((part, claimed)) = parts.get_mut(position).and_then(Option::take) {
+                self.settle(&mut load, part, claimed, result);
             }
         };
-        copy_blob(&blob, source, &destinations, is_again, done).await;
-        drop(permit);
-        load.parts = left;
-        load.failure = failure;
+        copy_blob(&blob, self.transfer.source, &destinations, is_again, done).await;
         (!load.parts.is_empty()).then_some(load)
+    }
+
+    /// Waits before a further try, as long as the side that failed asks for.
+    async fn wait_after_failure(&self, load: &mut Load) {
+        if let Some((plan, error)) = load.failure.take() {
+            let failed = match error.side() {
+                Some(Side::Destination) => self.transfer.destination(plan),
+                _ => self.transfer.source,
+            };
+            load.retry.wait(&error, failed.observer()).await;
+        }
+    }
+
+    /// Notes what became of a blob at one plan. What is worth another try goes back into the load.
+    fn settle(&self, load: &mut Load, part: Part, claimed: Claimed, result: Result<()>) {
+        let (plan, _) = part;
+        match result {
+            Ok(()) => {
+                self.standing.set_limps(plan, false);
+                let observer = self.transfer.destination(plan).observer();
+                observer.saw(Happened::BlobCopied(load.blob.size));
+                claimed.arrived();
+                self.told(part, Ok(Carried::Arrived));
+            }
+            Err(error) if load.retry.is_worth_it(&error) => {
+                if error.side() == Some(Side::Destination) {
+                    self.standing.set_limps(plan, true);
+                }
+                load.parts.push((part, claimed));
+                load.failure = more_patient(load.failure.take(), (plan, error));
+            }
+            Err(error) => {
+                // Whoever needs the same blob need not ask the source again.
+                if error.side() == Some(Side::Source) {
+                    claimed.broken(error.clone());
+                }
+                self.told(part, Err(error));
+            }
+        }
     }
 
     fn is_there(&self, part: Part, blob: &Descriptor) {
