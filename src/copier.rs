@@ -6,12 +6,13 @@ use std::collections::BTreeSet;
 use futures_util::future;
 
 use crate::copy::report::{Report, Subject};
-use crate::copy::{Copy, Shared};
-use crate::error::Result;
+use crate::copy::{Copy, Shared, Target};
+use crate::destination::Destination;
+use crate::error::{Error, Result};
 use crate::github::GitHub;
 use crate::job::{Job, Options};
 use crate::manifest::Digest;
-use crate::reference::{Destination, Source, Version};
+use crate::reference::{Source, Version};
 use crate::registries::Registries;
 use crate::rules::{Rules, not_an_image};
 
@@ -34,8 +35,13 @@ impl Copier {
             return vec![Report::ignored(Some(Subject::Image { source }), reason)];
         }
         let opened = job.destinations.iter().map(async |destination| {
+            let tag = destination.tag.fill(&job.source.version);
+            let target = Target {
+                tag: tag.map_err(Error::Rule)?,
+                form: destination.form.clone(),
+            };
             let opened = self.registries.destination(destination);
-            shared.deadline.bound(opened).await
+            Ok((target, shared.deadline.bound(opened).await?))
         });
         let opened = future::join_all(opened).await;
         let mut copy = Copy {
@@ -44,7 +50,7 @@ impl Copier {
                 .source(&job.source.package, token_of(job, rules)),
             version: &job.source.version,
             destinations: Vec::new(),
-            tags: Vec::new(),
+            targets: Vec::new(),
             dry_run: job.options.dry_run,
             force: job.options.force,
         };
@@ -53,9 +59,9 @@ impl Copier {
             opened.into_iter().zip(&job.destinations).enumerate()
         {
             match opened {
-                Ok(repository) => {
+                Ok((target, repository)) => {
                     copy.destinations.push(repository);
-                    copy.tags.push(destination.tag.clone());
+                    copy.targets.push(target);
                 }
                 Err(error) => {
                     failed.push((
@@ -80,7 +86,7 @@ impl Copier {
     pub fn subject(&self, job: &Job, destination: &Destination) -> Subject {
         Subject::Copy {
             source: self.source_name(job),
-            destination: destination.to_string(),
+            destination: destination.reference(&job.source.version),
         }
     }
 
@@ -156,7 +162,7 @@ impl Copier {
                 .await?;
             for tag in version.map(|version| version.tags).unwrap_or_default() {
                 let refusal = rule.map_or_else(|| not_an_image(&tag), |rule| rule.refusal(&tag));
-                let destinations = followed(job, &tag, named);
+                let destinations = followed(job);
                 let is_known = Some(tag.as_str()) == named
                     || jobs
                         .iter()
@@ -184,18 +190,11 @@ impl Copier {
     }
 }
 
-/// The same destinations for another tag. One whose tag is not the source's own has the digest already.
-fn followed(job: &Job, tag: &str, named: Option<&str>) -> Vec<Destination> {
-    let follows = |destination: &&Destination| destination.tag.as_deref() == named;
-    let with_tag = |destination: &Destination| Destination {
-        tag: Some(tag.to_owned()),
-        ..destination.clone()
-    };
-    job.destinations
-        .iter()
-        .filter(follows)
-        .map(with_tag)
-        .collect()
+/// The same destinations for another tag. One whose tag does not follow the source's has the digest already.
+fn followed(job: &Job) -> Vec<Destination> {
+    let destinations = job.destinations.iter();
+    let follow = destinations.filter(|destination| destination.tag.follows_the_tag());
+    follow.cloned().collect()
 }
 
 /// The secret with the token for a job's package, if its rule names one.

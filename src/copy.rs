@@ -7,6 +7,8 @@
 mod blob;
 mod carry;
 mod fanout;
+pub mod form;
+mod look;
 pub mod places;
 pub mod plan;
 mod progress;
@@ -16,11 +18,13 @@ mod sending;
 pub mod survey;
 mod transfer;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future;
 
 pub use self::carry::Shared;
+use self::form::{Arrival, Root};
+use self::look::Tagged;
 use self::places::Places;
 use self::plan::Plan;
 use self::progress::End;
@@ -28,15 +32,12 @@ use self::report::{Figures, Outcome, Report, Subject};
 use self::survey::{Survey, Surveyor};
 use self::transfer::Transfer;
 use crate::allowance::Allowance;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 use crate::manifest::{Digest, Manifest};
 use crate::observer::Happened;
+use crate::platform::Form;
 use crate::reference::Version;
 use crate::registry::Repository;
-use crate::retry::retry;
-
-/// How long a tag is waited for that an event announced and the registry does not show yet.
-const ANNOUNCED_TAG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a copy starts over, as the source's tag moved under it or the destination lost a part.
 const ROUNDS: usize = 3;
@@ -49,18 +50,30 @@ pub struct Copy<'a> {
     pub version: &'a Version,
     /// Where it goes: at most 64.
     pub destinations: Vec<Repository>,
-    /// The tag at each destination; without one the image arrives under its digest.
-    pub tags: Vec<Option<String>>,
+    /// What it is to be at each destination.
+    pub targets: Vec<Target>,
     /// Plan only; change nothing.
     pub dry_run: bool,
     /// Look at every blob and manifest although the top digest is equal.
     pub force: bool,
 }
 
+/// What an image is to be at one destination.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Its tag, in which the digits of the source's digest are still to be filled in; without one it arrives under its digest.
+    pub tag: Option<String>,
+    /// Its form.
+    pub form: Form,
+}
+
 /// What is known of the copy to one destination.
 #[derive(Default)]
 struct Track {
-    digest: Option<Digest>,
+    source_digest: Option<Digest>,
+    /// With the digits filled in.
+    tag: Option<String>,
+    arrival: Option<Arrival>,
     warnings: Vec<String>,
     /// Of a dry run.
     planned: Option<Plan>,
@@ -73,45 +86,45 @@ impl Copy<'_> {
     /// Makes the copy, and gives a report for each destination in their order. What is done when the deadline comes stays done.
     pub async fn run(&self, shared: &Shared) -> Vec<Report> {
         let begin = Instant::now();
-        let mut tracks: Vec<Track> = self.tags.iter().map(|_| Track::default()).collect();
+        let tracks = self.targets.iter().map(|target| Track {
+            tag: target.tag.clone(),
+            ..Track::default()
+        });
+        let mut tracks: Vec<Track> = tracks.collect();
         let rounds = shared
             .deadline
             .bound(self.rounds(&mut tracks, shared))
             .await;
         let elapsed_ms = begin.elapsed().as_millis() as u64;
         let mut reports = Vec::new();
-        for ((track, destination), tag) in
-            tracks.into_iter().zip(&self.destinations).zip(&self.tags)
-        {
-            let result =
-                track.end.unwrap_or_else(|| {
-                    Err(rounds.as_ref().err().cloned().unwrap_or_else(|| {
-                        Error::Internal("a destination was left out".to_owned())
-                    }))
-                });
-            let source = self.source.observer().counts();
-            let mut figures = Figures::of(source, destination.observer().counts());
-            figures.digest = track.digest;
-            figures.source_digest = track.digest;
+        for (mut track, destination) in tracks.into_iter().zip(&self.destinations) {
+            let unfinished = || rounds.as_ref().err().cloned();
+            let left_out = || Error::Internal("a destination was left out".to_owned());
+            let result = track.end.take();
+            let result = result.unwrap_or_else(|| Err(unfinished().unwrap_or_else(left_out)));
+            let subject = Subject::Copy {
+                source: self.source.reference(&self.version.tag_or_digest()),
+                destination: self.at(destination, &track),
+            };
+            let counts = destination.observer().counts();
+            let mut figures = Figures::of(self.source.observer().counts(), counts);
+            figures.digest = track.arrival.map(|arrival| arrival.digest);
+            figures.source_digest = track.source_digest;
             figures.warnings = track.warnings;
             figures.elapsed_ms = elapsed_ms;
             if let Some(plan) = &track.planned {
                 figures.planned(plan);
             }
-            let subject = Subject::Copy {
-                source: self.source.reference(&self.version.tag_or_digest()),
-                destination: self.at(destination, tag.as_deref(), track.digest),
-            };
             reports.push(Report::copy(subject, result, figures));
         }
         reports
     }
 
     /// The reference at a destination.
-    fn at(&self, destination: &Repository, tag: Option<&str>, digest: Option<Digest>) -> String {
-        match (tag, digest) {
+    fn at(&self, destination: &Repository, track: &Track) -> String {
+        match (&track.tag, &track.arrival) {
             (Some(tag), _) => destination.reference(tag),
-            (None, Some(digest)) => destination.reference(&digest.to_string()),
+            (None, Some(arrival)) => destination.reference(&arrival.digest.to_string()),
             (None, None) => destination.reference(&self.version.tag_or_digest()),
         }
     }
@@ -148,16 +161,15 @@ impl Copy<'_> {
     ) -> Result<Places> {
         let allowance = shared.memory.allowance();
         let resolved_at = Instant::now();
-        let at = left(tracks);
-        let looks = future::join(self.top(announced, &allowance), self.tagged(at));
-        let (top, tagged) = looks.await;
-        let (top, warning) = top?;
-
-        let (differs, is_tagged) = self.compare(tracks, tagged, &top, warning, forced);
-        if differs.is_empty() {
+        let (top, warning, tagged) = self.look(tracks, announced, &allowance).await?;
+        for place in left(tracks).iter() {
+            tracks[place].warnings = warning.clone().into_iter().collect();
+        }
+        let (differs, is_tagged) = self.compare(tracks, tagged, forced);
+        let roots = self.roots(tracks, differs, &top, &allowance).await;
+        if roots.is_empty() {
             return Ok(Places::default());
         }
-
         let surveyor = Surveyor {
             source: &self.source,
             destinations: &self.destinations,
@@ -165,35 +177,77 @@ impl Copy<'_> {
             concurrency: shared.concurrency,
             allowance: &allowance,
         };
-        let (survey, failed) = surveyor.survey(top, differs).await;
+        let (survey, failed) = surveyor.survey(roots).await;
         for (place, error) in failed {
             tracks[place].end = Some(Err(error));
         }
         let plans = self.plans(tracks, &survey, differs, is_tagged);
         // The plans hold all that is needed of it.
         drop(survey);
-        self.transfer(tracks, &plans, resolved_at, is_last, shared)
-            .await
+        let transfer = Transfer {
+            source: &self.source,
+            version: self.version,
+            source_digest: top.digest,
+            resolved_at,
+            destinations: &self.destinations,
+            plans: &plans,
+            shared,
+        };
+        Ok(self.transfer(tracks, transfer, is_last).await)
+    }
+
+    /// The source's top manifest, what each destination is to get of it, and what it has. Destinations are asked while the source
+    /// answers, except for those whose tag or digest follows from the answer.
+    async fn look(
+        &self,
+        tracks: &mut [Track],
+        announced: Option<Digest>,
+        allowance: &Allowance,
+    ) -> Result<(Manifest, Option<String>, Tagged)> {
+        let at = left(tracks);
+        let late = self.need_digest(at);
+        let version = self.version.tag_or_digest();
+        let name = |place: usize| {
+            self.targets[place]
+                .tag
+                .clone()
+                .unwrap_or_else(|| version.clone())
+        };
+        let looks = future::join(
+            self.top(announced, allowance),
+            self.tagged(at.except(late), name),
+        );
+        let (top, mut tagged) = looks.await;
+        let (top, warning) = top?;
+        for place in at.iter() {
+            let track = &mut tracks[place];
+            track.source_digest = Some(top.digest);
+            track.tag = self.tag(place, &top.digest);
+            match self.arrival(place, &top) {
+                Ok(arrival) => track.arrival = Some(arrival),
+                Err(error) => track.end = Some(Err(error)),
+            }
+        }
+        let name = |place: usize| {
+            let digest = tracks[place].arrival.as_ref().map(|arrival| arrival.digest);
+            let digest = digest.unwrap_or(top.digest).to_string();
+            tracks[place].tag.clone().unwrap_or(digest)
+        };
+        tagged.extend(self.tagged(late.among(left(tracks)), name).await);
+        Ok((top, warning, tagged))
     }
 
     /// Ends what is up to date. Gives the destinations that are not, or whose parts are looked at all the same, and those of them
     /// that have the tag.
-    fn compare(
-        &self,
-        tracks: &mut [Track],
-        tagged: Vec<(usize, Result<Option<Digest>>)>,
-        top: &Manifest,
-        warning: Option<String>,
-        forced: Places,
-    ) -> (Places, Places) {
+    fn compare(&self, tracks: &mut [Track], tagged: Tagged, forced: Places) -> (Places, Places) {
         let (mut differs, mut is_tagged) = (Places::default(), Places::default());
         for (place, digest) in tagged {
             let track = &mut tracks[place];
-            track.digest = Some(top.digest);
-            track.warnings = warning.clone().into_iter().collect();
+            let expected = track.arrival.as_ref().map(|arrival| arrival.digest);
             match digest {
+                _ if track.end.is_some() => {}
                 Err(error) => track.end = Some(Err(error)),
-                Ok(digest) if digest == Some(top.digest) => {
+                Ok(digest) if digest == expected => {
                     let observer = self.destinations[place].observer();
                     observer.saw(Happened::ManifestPresent);
                     match forced.contains(place) {
@@ -205,6 +259,44 @@ impl Copy<'_> {
             }
         }
         (differs, is_tagged)
+    }
+
+    /// The top manifests of the destinations that lack something; those that get the same one are together. Ends those for which there
+    /// is none.
+    async fn roots(
+        &self,
+        tracks: &mut [Track],
+        differs: Places,
+        top: &Manifest,
+        allowance: &Allowance,
+    ) -> Vec<(Manifest, Places)> {
+        let mut roots: Vec<(Manifest, Places)> = Vec::new();
+        for place in differs.iter() {
+            let track = &mut tracks[place];
+            let Some(arrival) = &track.arrival else {
+                continue;
+            };
+            track.warnings.extend(arrival.warning.clone());
+            let is_same = |(root, _): &&mut (Manifest, Places)| root.digest == arrival.digest;
+            if let Some((_, places)) = roots.iter_mut().find(is_same)
+                && !matches!(arrival.root, Root::SameIfMatching(_))
+            {
+                *places = places.with(place);
+                continue;
+            }
+            let form = &self.targets[place].form;
+            match self.root(arrival, form, top, allowance).await {
+                Err(error) => track.end = Some(Err(error)),
+                Ok(root) => match roots
+                    .iter_mut()
+                    .find(|(other, _)| other.digest == root.digest)
+                {
+                    Some((_, places)) => *places = places.with(place),
+                    None => roots.push((root, Places::default().with(place))),
+                },
+            }
+        }
+        roots
     }
 
     /// A plan for each destination that lacks something. Ends those that lack nothing, and a dry run.
@@ -221,8 +313,12 @@ impl Copy<'_> {
             if track.end.is_some() {
                 continue;
             }
-            let tag = self.tags[place].as_deref();
-            let plan = Plan::new(survey, place, tag, is_tagged.contains(place));
+            let plan = Plan::new(
+                survey,
+                place,
+                track.tag.as_deref(),
+                is_tagged.contains(place),
+            );
             track.warnings.extend(plan.warnings.clone());
             // What was sent in the last round is no longer missing, and was counted then.
             if !std::mem::replace(&mut track.is_counted, true) {
@@ -240,23 +336,14 @@ impl Copy<'_> {
         plans
     }
 
-    /// Carries out the plans, and says what became of them.
+    /// Carries out the plans, and says what became of them. Gives the destinations that lost a part meanwhile.
     async fn transfer(
         &self,
         tracks: &mut [Track],
-        plans: &[(usize, Plan)],
-        resolved_at: Instant,
+        transfer: Transfer<'_>,
         is_last: bool,
-        shared: &Shared,
-    ) -> Result<Places> {
-        let transfer = Transfer {
-            source: &self.source,
-            version: self.version,
-            resolved_at,
-            destinations: &self.destinations,
-            plans,
-            shared,
-        };
+    ) -> Places {
+        let (plans, shared) = (transfer.plans, transfer.shared);
         let mut lost_parts = Places::default();
         let ended = |position: usize, end: End| {
             let (place, _) = plans[position];
@@ -282,28 +369,15 @@ impl Copy<'_> {
         };
         // Boxed, as it is large.
         Box::pin(transfer.run(ended)).await;
-        Ok(lost_parts)
-    }
-
-    /// What each destination has under its tag, or of the very digest.
-    async fn tagged(&self, at: Places) -> Vec<(usize, Result<Option<Digest>>)> {
-        let version = self.version.tag_or_digest();
-        let looks = at.iter().map(async |place| {
-            let destination = &self.destinations[place];
-            let tag = self.tags[place].as_deref().unwrap_or(&version);
-            (
-                place,
-                retry(destination.observer(), || destination.resolve(tag)).await,
-            )
-        });
-        future::join_all(looks).await
+        lost_parts
     }
 
     /// What the survey found at a destination.
     fn count_present(&self, place: usize, survey: &Survey) {
         let observer = self.destinations[place].observer();
-        for manifest in survey.manifests.iter().skip(1) {
-            if manifest.present_at.contains(place) {
+        let root = survey.root(place);
+        for (position, manifest) in survey.manifests.iter().enumerate() {
+            if position != root && manifest.present_at.contains(place) {
                 observer.saw(Happened::ManifestPresent);
             }
         }
@@ -311,45 +385,6 @@ impl Copy<'_> {
             if blob.present_at.contains(place) {
                 observer.saw(Happened::BlobPresent(blob.descriptor.size));
             }
-        }
-    }
-
-    /// The manifest that the source's tag stands for now, and a warning if it is not the one that was announced.
-    ///
-    /// An event may come before the registry shows what it announces (read-after-push 404s at GHCR were reported from 2025-09 on),
-    /// or long after the tag has moved on. So the announced digest is waited for, a short while, and then the registry is believed.
-    async fn top(
-        &self,
-        announced: Option<Digest>,
-        allowance: &Allowance,
-    ) -> Result<(Manifest, Option<String>)> {
-        let version = self.version.tag_or_digest();
-        let until = Instant::now() + ANNOUNCED_TAG_PATIENCE;
-        let mut delay = Duration::from_millis(250);
-        loop {
-            let fetch = || self.source.fetch_manifest(&version, allowance);
-            let result = retry(self.source.observer(), fetch).await;
-            let is_as_announced = match (&result, announced) {
-                (Ok(manifest), Some(announced)) => manifest.digest == announced,
-                (Err(error), Some(_)) => error.kind() != Kind::NotFound,
-                (_, None) => true,
-            };
-            if is_as_announced || Instant::now() + delay > until {
-                let manifest = result?;
-                let announced = announced.filter(|announced| *announced != manifest.digest);
-                let warning = announced.map(|announced| {
-                    format!(
-                        "the event named {announced}, but tag {version} now has {}, which was copied",
-                        manifest.digest
-                    )
-                });
-                return Ok((manifest, warning));
-            }
-            if let Ok(manifest) = result {
-                allowance.give_back(manifest.bytes.len() as u64);
-            }
-            tokio::time::sleep(delay).await;
-            delay *= 2;
         }
     }
 }

@@ -5,8 +5,9 @@
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::destination::Destination;
 use crate::manifest::Digest;
-use crate::reference::{Destination, Source};
+use crate::reference::Source;
 
 /// One image to copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -54,7 +55,7 @@ pub enum Origin {
     Schedule,
 }
 
-/// One destination is written as a text, several as a list.
+/// One destination is written by itself, several as a list.
 fn one_or_many<S: Serializer>(
     destinations: &[Destination],
     serializer: S,
@@ -82,7 +83,9 @@ impl Job {
     /// It is a digest, as a group has at most 128 characters.
     pub fn group(&self) -> String {
         let source = self.source.reference("ghcr.io");
-        let destinations = self.destinations.iter().map(Destination::to_string);
+        let version = &self.source.version;
+        let destinations = self.destinations.iter();
+        let destinations = destinations.map(|destination| destination.reference(version));
         let names: Vec<String> = std::iter::once(source).chain(destinations).collect();
         Digest::of(names.join("\n").as_bytes()).encoded()
     }
@@ -91,6 +94,8 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination::TagPattern;
+    use crate::platform::Form;
 
     #[test]
     fn a_message_is_a_direct_event_and_defaults_are_left_out() {
@@ -99,13 +104,14 @@ mod tests {
             destinations: vec![Destination {
                 registry: None,
                 repository: "prod/api".to_owned(),
-                tag: Some("1".to_owned()),
+                tag: TagPattern::default(),
+                form: Form::Whole,
             }],
             options: Options::default(),
         };
         assert_eq!(
             job.message(),
-            r#"{"source":"ghcr.io/acme/api:1","destination":"prod/api:1"}"#
+            r#"{"source":"ghcr.io/acme/api:1","destination":"prod/api"}"#
         );
         let group = job.group();
         job.options.origin = Some(Origin::Schedule);

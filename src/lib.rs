@@ -37,7 +37,8 @@
 //! | [`aws`] | the AWS APIs: secrets, ECR's authorization, the queue |
 //! | | **Vocabulary** |
 //! | [`config`], [`rules`] | settings, and what may be copied where |
-//! | [`job`], [`reference`](mod@reference), [`endpoint`] | one copy to make; what is copied and where to; registry hosts |
+//! | [`job`], [`reference`](mod@reference), [`destination`] | one copy to make; what is copied, and where to |
+//! | [`platform`], [`endpoint`] | platforms, and the forms of an image; registry hosts |
 //! | [`retry`], [`deadline`], [`allowance`] | the one owner of further tries, of time, of the memory for manifests |
 //! | [`observer`], [`kept`] | counts, made where things happen; values that are read again when they are old or refused |
 //! | [`redaction`] | foreign texts without the secrets that they echo |
@@ -93,6 +94,10 @@ pub mod config;
 pub mod rules;
 
 pub mod job;
+
+pub mod destination;
+
+pub mod platform;
 
 pub mod reference;
 

@@ -9,6 +9,7 @@ use std::fmt;
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use oci_client::manifest::{
+    IMAGE_CONFIG_MEDIA_TYPE, IMAGE_DOCKER_CONFIG_MEDIA_TYPE,
     IMAGE_LAYER_NONDISTRIBUTABLE_GZIP_MEDIA_TYPE, IMAGE_LAYER_NONDISTRIBUTABLE_MEDIA_TYPE,
     IMAGE_MANIFEST_LIST_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OCI_IMAGE_INDEX_MEDIA_TYPE,
     OCI_IMAGE_MEDIA_TYPE,
@@ -206,6 +207,7 @@ struct Entry {
 enum Nature {
     Manifest,
     ForeignLayer,
+    ImageConfiguration,
     Other,
 }
 
@@ -225,6 +227,7 @@ impl<'de> Deserialize<'de> for Entry {
             "" => Nature::Manifest,
             media_type if MANIFEST_MEDIA_TYPES.contains(&media_type) => Nature::Manifest,
             media_type if FOREIGN_LAYER_MEDIA_TYPES.contains(&media_type) => Nature::ForeignLayer,
+            IMAGE_CONFIG_MEDIA_TYPE | IMAGE_DOCKER_CONFIG_MEDIA_TYPE => Nature::ImageConfiguration,
             _ => Nature::Other,
         };
         Ok(Entry {
@@ -290,6 +293,22 @@ impl Manifest {
         Descriptor {
             digest: self.digest,
             size: self.bytes.len() as u64,
+        }
+    }
+
+    /// The configuration of the image that this is the manifest of; `None` for other artifacts.
+    ///
+    /// # Errors
+    /// Says what is wrong with its descriptor.
+    pub fn image_configuration(&self) -> Result<Option<Descriptor>, String> {
+        #[derive(Deserialize)]
+        struct Fields {
+            config: Option<Entry>,
+        }
+        let fields: Fields = read(&self.bytes)?;
+        match fields.config {
+            Some(entry) if entry.nature == Nature::ImageConfiguration => blob(entry).map(Some),
+            _ => Ok(None),
         }
     }
 

@@ -15,14 +15,15 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::OnceCell;
 
 use self::packages::Compared;
-use self::tags::{Differs, Place, compare_tag};
+use self::tags::{Comparison, Differs, Place};
 use crate::copy::report::{Report, Subject};
 use crate::deadline::Deadline;
+use crate::destination::Destination;
 use crate::error::Error;
 use crate::invocation::Invocation;
 use crate::job::{Job, Options, Origin};
 use crate::manifest::Digest;
-use crate::reference::{Destination, Source};
+use crate::reference::Source;
 use crate::reports::Reports;
 use crate::retry::retry;
 use crate::rules::Glob;
@@ -156,12 +157,16 @@ impl Run<'_> {
         }
         let start = self.elsewhere(tags.len());
         tags.rotate_left(start);
+        let comparison = Comparison {
+            source: &source,
+            places: &places,
+            memory: &self.invocation.shared.memory,
+            dry_run: self.dry_run,
+        };
         let at_once = (REQUESTS / (places.len() + 1)).max(1);
         let mut left = tags.len();
         for together in tags.chunks(COMPARED_TOGETHER) {
-            let looks = together
-                .iter()
-                .map(|tag| compare_tag(&source, &places, tag, self.dry_run));
+            let looks = together.iter().map(|tag| comparison.tag(tag));
             // In no order: one that takes long keeps none of the others from being handed over.
             let mut looks = stream::iter(looks).buffer_unordered(at_once);
             let mut jobs = Vec::new();
@@ -201,7 +206,7 @@ impl Run<'_> {
     async fn places(&self, compared: &Compared<'_>, reports: &mut Reports) -> Vec<Place> {
         let Compared { rule, package } = compared;
         let mut places = Vec::new();
-        let destinations = match rule.destinations(&Source::tagged(package, "tag")) {
+        let destinations = match rule.destinations(&Source::tagged(package, "tag"), None) {
             Ok(destinations) => destinations,
             Err(reason) => {
                 reports.add(Report::ignored(Some(Subject::package(package)), reason));
@@ -258,12 +263,8 @@ impl Run<'_> {
 
 /// All tags of a package, to one of its destinations.
 fn to_place(package: &str, destination: &Destination) -> Subject {
-    let destination = Destination {
-        tag: None,
-        ..destination.clone()
-    };
     Subject::Copy {
         source: package.to_owned(),
-        destination: destination.to_string(),
+        destination: destination.place(),
     }
 }

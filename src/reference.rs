@@ -1,4 +1,4 @@
-//! What is copied, and where to: references as people and messages write them, checked by the registries' grammars.
+//! What is copied: references as people and messages write them, and the registries' grammars.
 //!
 //! They are split by hand: `oci_client::Reference` would compile a regular expression with tables for all of Unicode, which takes
 //! 18 MiB and, in a small function, most of the time of a copy that has nothing to do; it lets tags with letters of other
@@ -151,61 +151,6 @@ impl Version {
     }
 }
 
-/// Where an image goes: a repository and a tag, on the default registry unless a host is named.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destination {
-    /// A registry host other than the default one, as it was written.
-    pub registry: Option<String>,
-    /// The repository, by ECR's grammar.
-    pub repository: String,
-    /// The tag that moves last; without one the image arrives under its digest alone.
-    pub tag: Option<String>,
-}
-
-impl Destination {
-    /// Reads `[<registry host>/]<repository>[:<tag>]`; the tag is that of `version` if none is written.
-    ///
-    /// # Errors
-    /// Says what would be right.
-    pub fn parse(text: &str, version: &Version, hosts: &Hosts) -> Result<Self, String> {
-        let (registry, rest) = hosts.split_destination(text);
-        let (repository, tag) = match rest.split_once(':') {
-            Some((repository, tag)) => (repository, Some(tag)),
-            None => (rest, version.tag()),
-        };
-        if !is_repository(repository) || !tag.is_none_or(is_tag) {
-            return Err(format!(
-                "destination {text:?}: expected `repository` or `repository:tag`, perhaps behind the host of an ECR registry"
-            ));
-        }
-        Ok(Destination {
-            registry: registry.map(str::to_owned),
-            repository: repository.to_owned(),
-            tag: tag.map(str::to_owned),
-        })
-    }
-}
-
-/// `[host/]repository[:tag]`
-impl fmt::Display for Destination {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(registry) = &self.registry {
-            write!(formatter, "{registry}/")?;
-        }
-        formatter.write_str(&self.repository)?;
-        match &self.tag {
-            Some(tag) => write!(formatter, ":{tag}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Serialize for Destination {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 /// Whether `text` is a tag. (distribution-spec v1.1, "Pulling manifests": at most 128 characters)
 pub fn is_tag(text: &str) -> bool {
     text.len() <= 128
@@ -319,21 +264,6 @@ mod tests {
             "ghcr.io/acme/api:1 ",
         ] {
             assert!(Source::parse(text, &hosts()).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_destination_without_a_tag_takes_the_sources() {
-        let tagged = Source::tagged("acme/api", "1").version;
-        let exact = Version::Digest(Digest::of(b""));
-        let parse = |text: &str, version| {
-            Destination::parse(text, version, &hosts()).map(|destination| destination.to_string())
-        };
-        assert_eq!(parse("prod/api", &tagged).as_deref(), Ok("prod/api:1"));
-        assert_eq!(parse("prod/api:x", &tagged).as_deref(), Ok("prod/api:x"));
-        assert_eq!(parse("prod/api", &exact).as_deref(), Ok("prod/api"));
-        for text in ["Prod/api", "prod/api:", "prod/api:a b", ""] {
-            assert!(parse(text, &tagged).is_err(), "{text}");
         }
     }
 

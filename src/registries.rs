@@ -8,10 +8,10 @@ use secrecy::{ExposeSecret, SecretString};
 use crate::aws::ecr::Ecr;
 use crate::aws::secrets::Secrets;
 use crate::config::Settings;
+use crate::destination::Destination;
 use crate::endpoint::{Endpoint, Hosts, ecr_region};
 use crate::error::{Error, Result};
 use crate::kept::{Freshness, with_renewal};
-use crate::reference::Destination;
 use crate::registry::{Budget, Credential, Credentials, Repository};
 
 /// So many source repositories are remembered, so that a warm process does not grow.

@@ -143,6 +143,15 @@ impl Repository {
             .error(Kind::Transient, detail)
     }
 
+    /// The error for an image that is not copied because of what is in it.
+    pub fn not_copied(&self, tag_or_digest: &str, reason: String) -> Error {
+        Error::Content {
+            side: self.side,
+            reference: self.reference(tag_or_digest),
+            reason,
+        }
+    }
+
     fn place<'a>(&'a self, operation: Operation, suffix: &'a str) -> Place<'a> {
         Place {
             side: self.side,

@@ -12,11 +12,10 @@ use serde_json::Value;
 
 pub use self::glob::Glob;
 use self::glob::GlobSet;
+use crate::destination::{Destination, Destinations};
 use crate::endpoint::Hosts;
-use crate::reference::{self, Destination, Source, is_referrer_tag, is_repository, is_tag};
-
-/// The most destinations of one image: what a copy keeps of each is bounded.
-pub const DESTINATIONS_LIMIT: usize = 64;
+use crate::platform::{Form, Platform};
+use crate::reference::{self, Source, is_referrer_tag, is_repository, is_tag};
 
 /// All rules, in their order: the first whose `source` matches wins.
 #[derive(Debug)]
@@ -26,7 +25,9 @@ pub struct Rules(Vec<Rule>);
 #[derive(Debug)]
 pub struct Rule {
     source: Glob,
-    destinations: Vec<String>,
+    destinations: Destinations,
+    /// In which images arrive where the destination does not say it.
+    form: Form,
     tags: TagFilter,
     token_secret_id: Option<String>,
     hosts: Hosts,
@@ -45,10 +46,10 @@ struct TagFilter {
 #[serde(deny_unknown_fields)]
 struct RuleFields {
     source: String,
-    destination: OneOrMany,
+    destination: Destinations,
     tags: Option<TagFields>,
-    platforms: Option<Value>,
-    platform: Option<Value>,
+    platforms: Option<Vec<Platform>>,
+    platform: Option<Platform>,
     #[serde(default)]
     referrers: bool,
     require: Option<Value>,
@@ -67,39 +68,6 @@ struct TagFields {
     semver: Option<String>,
     newest: Option<NonZeroUsize>,
     min_age: Option<Value>,
-}
-
-/// One destination, or a list of them, as a rule or a direct event names it.
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "Value")]
-pub struct OneOrMany(pub Vec<String>);
-
-impl TryFrom<Value> for OneOrMany {
-    type Error = String;
-
-    fn try_from(value: Value) -> Result<Self, String> {
-        let values = match value {
-            Value::Array(many) => many,
-            one => vec![one],
-        };
-        if values.is_empty() || values.len() > DESTINATIONS_LIMIT {
-            return Err(format!(
-                "`destination`: expected a repository name, or a list of at most {DESTINATIONS_LIMIT}"
-            ));
-        }
-        let text = |value| match value {
-            Value::String(text) => Ok(text),
-            Value::Object(_) => {
-                Err("`destination`: an object is not supported by this version yet".to_owned())
-            }
-            _ => Err("`destination`: expected a repository name, or a list of them".to_owned()),
-        };
-        values
-            .into_iter()
-            .map(text)
-            .collect::<Result<_, _>>()
-            .map(OneOrMany)
-    }
 }
 
 impl Rules {
@@ -157,8 +125,6 @@ impl Rule {
             .as_ref()
             .is_some_and(|tags| tags.min_age.is_some());
         let unsupported = [
-            ("platforms", fields.platforms.is_some()),
-            ("platform", fields.platform.is_some()),
             ("referrers", fields.referrers),
             ("require", fields.require.is_some()),
             ("prune", fields.prune),
@@ -170,45 +136,28 @@ impl Rule {
         }
         let rule = Rule {
             source: source(&fields.source)?,
-            destinations: fields.destination.0,
+            destinations: fields.destination,
+            form: Form::of(fields.platform, fields.platforms)?.unwrap_or_default(),
             tags: TagFilter::new(fields.tags)?,
             token_secret_id: fields.token_secret_id,
             hosts: hosts.clone(),
         };
         // A template that gives a valid name for a plain package is a valid template.
-        rule.destinations(&Source::tagged("owner/name", "tag"))?;
+        rule.destinations(&Source::tagged("owner/name", "tag"), None)?;
         Ok(rule)
     }
 
-    /// Where `source` goes. A source with a digest alone goes there without a tag.
+    /// Where `source` goes, in the form that an event asks for, if it does. A source with a digest alone goes there without a tag,
+    /// unless the rule names one.
     ///
     /// # Errors
-    /// Says which destination is no valid repository name, or can't be told apart from one.
-    pub fn destinations(&self, source: &Source) -> Result<Vec<Destination>, String> {
-        let mut destinations: Vec<Destination> = Vec::new();
-        for template in &self.destinations {
-            let filled = fill(template, &source.package)?;
-            let (registry, repository) = self.hosts.split_destination(&filled);
-            if registry != self.hosts.split_destination(template).0 {
-                return Err(format!(
-                    "destination {template:?} gives {filled:?}: only the rule names a registry, not the package"
-                ));
-            }
-            if !is_repository(repository) {
-                return Err(format!(
-                    "destination {template:?} gives {repository:?}, which is not a valid repository name"
-                ));
-            }
-            let destination = Destination {
-                registry: registry.map(str::to_owned),
-                repository: repository.to_owned(),
-                tag: source.version.tag().map(str::to_owned),
-            };
-            if !destinations.contains(&destination) {
-                destinations.push(destination);
-            }
-        }
-        Ok(destinations)
+    /// Says which destination has no valid name, or which two contradict each other.
+    pub fn destinations(
+        &self,
+        source: &Source,
+        asked: Option<&Form>,
+    ) -> Result<Vec<Destination>, String> {
+        self.destinations.of(source, &self.hosts, asked, &self.form)
     }
 
     /// Why `tag` is not copied, or `None` if it is.
@@ -326,21 +275,6 @@ fn source(text: &str) -> Result<Glob, String> {
     glob::packages(text).map_err(|reason| wrong(&reason))
 }
 
-fn fill(template: &str, package: &str) -> Result<String, String> {
-    let (owner, name) = package.split_once('/').unwrap_or(("", package));
-    let basename = name.rsplit('/').next().unwrap_or(name);
-    let filled = template
-        .replace("{owner}", owner)
-        .replace("{name}", name)
-        .replace("{basename}", basename);
-    match filled.contains(['{', '}']) {
-        true => Err(format!(
-            "destination {template:?}: only {{owner}}, {{name}} and {{basename}} can be filled in"
-        )),
-        false => Ok(filled),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -356,7 +290,9 @@ mod tests {
     fn destination(rules: &str, repository: &str) -> String {
         let rules = parse(rules).unwrap();
         let rule = rules.find(repository).expect("a rule matches");
-        let destination = &rule.destinations(&Source::tagged(repository, "1")).unwrap()[0];
+        let destination = &rule
+            .destinations(&Source::tagged(repository, "1"), None)
+            .unwrap()[0];
         format!("{:?} {}", destination.registry, destination.repository)
     }
 

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 29] = [
+const IMPORTS: [(&str, &[&str]); 31] = [
     (
         "main",
         &[
@@ -59,10 +59,12 @@ const IMPORTS: [(&str, &[&str]); 29] = [
         &[
             "aws",
             "copy",
+            "destination",
             "endpoint",
             "error",
             "job",
             "manifest",
+            "platform",
             "reconcile",
             "reference",
             "reports",
@@ -72,13 +74,16 @@ const IMPORTS: [(&str, &[&str]); 29] = [
     (
         "reconcile",
         &[
+            "allowance",
             "copy",
             "deadline",
+            "destination",
             "error",
             "invocation",
             "job",
             "manifest",
             "observer",
+            "platform",
             "reference",
             "registry",
             "reports",
@@ -95,6 +100,7 @@ const IMPORTS: [(&str, &[&str]); 29] = [
         "copier",
         &[
             "copy",
+            "destination",
             "error",
             "github",
             "job",
@@ -109,9 +115,11 @@ const IMPORTS: [(&str, &[&str]); 29] = [
         &[
             "allowance",
             "deadline",
+            "destination",
             "error",
             "manifest",
             "observer",
+            "platform",
             "reference",
             "registry",
             "retry",
@@ -122,6 +130,7 @@ const IMPORTS: [(&str, &[&str]); 29] = [
         &[
             "aws",
             "config",
+            "destination",
             "endpoint",
             "error",
             "kept",
@@ -149,8 +158,16 @@ const IMPORTS: [(&str, &[&str]); 29] = [
     ("github", &["error", "link", "manifest", "redaction"]),
     ("aws", &["endpoint", "error", "kept", "manifest"]),
     ("config", &["endpoint", "error", "rules"]),
-    ("rules", &["endpoint", "reference"]),
-    ("job", &["manifest", "reference"]),
+    (
+        "rules",
+        &["destination", "endpoint", "platform", "reference"],
+    ),
+    ("job", &["destination", "manifest", "reference"]),
+    (
+        "destination",
+        &["endpoint", "manifest", "platform", "reference"],
+    ),
+    ("platform", &[]),
     ("reference", &["endpoint", "manifest"]),
     ("endpoint", &[]),
     ("retry", &["error", "observer"]),

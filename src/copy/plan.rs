@@ -46,7 +46,8 @@ impl Plan {
     /// Makes the plan for the destination at position `destination`, which is to have the image under `tag`. `is_tagged` says that it
     /// has.
     pub fn new(survey: &Survey, destination: usize, tag: Option<&str>, is_tagged: bool) -> Self {
-        let top = &survey.manifests[0];
+        let root = survey.root(destination);
+        let top = &survey.manifests[root];
         let mut blobs: Vec<(Descriptor, usize)> = survey
             .blobs
             .iter()
@@ -68,11 +69,15 @@ impl Plan {
             is_visited: vec![false; survey.manifests.len()],
             pushes: Vec::new(),
         };
-        ordered.is_visited[0] = true;
+        ordered.is_visited[root] = true;
         for child in &top.manifests {
             ordered.visit(*child as usize);
         }
-        let foreign = survey.blobs.iter().filter(|blob| blob.is_left_out).count();
+        let foreign = survey
+            .blobs
+            .iter()
+            .filter(|blob| blob.needed_by.contains(destination));
+        let foreign = foreign.filter(|blob| blob.is_left_out).count();
         let warnings = (foreign > 0).then(|| {
             format!("{foreign} foreign layers are left at their own URLs, as the source registry does not hold them")
         });
@@ -225,6 +230,7 @@ mod tests {
                 blob("shared", &[THERE]),
                 blob("largest blob", &[]),
             ],
+            roots: vec![(0, places(&[HERE, THERE]))],
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::carry::Claim;
 use super::plan::Plan;
 use super::progress::{End, Step};
 use super::transfer::Transfer;
@@ -29,14 +30,30 @@ impl Transfer<'_> {
         let Some(push) = of.manifests.get(position as usize) else {
             return (plan, Step::Tag(self.tag(of, destination).await));
         };
-        let result = retry(destination.observer(), || {
-            destination.push_manifest(&push.manifest, None)
-        })
-        .await;
-        if result.is_ok() {
-            destination.observer().saw(Happened::ManifestPushed);
-        }
+        let result = self.push(destination, &push.manifest).await;
         (plan, Step::Manifest(position, result))
+    }
+
+    /// Pushes a manifest by its digest, unless another copy, or another plan for the same repository, has pushed it.
+    async fn push(&self, destination: &Repository, manifest: &Manifest) -> Result<()> {
+        // A blob may have the same digest.
+        let reference = format!(
+            "{} manifest",
+            destination.reference(&manifest.digest.to_string())
+        );
+        let claimed = match self.shared.carriage.claim(&reference).await {
+            Claim::Mine(claimed) => claimed,
+            Claim::Broken(error) => return Err(error),
+            Claim::Arrived => {
+                destination.observer().saw(Happened::ManifestPresent);
+                return Ok(());
+            }
+        };
+        let push = || destination.push_manifest(manifest, None);
+        retry(destination.observer(), push).await?;
+        destination.observer().saw(Happened::ManifestPushed);
+        claimed.arrived();
+        Ok(())
     }
 
     /// Pushes the top manifest under its tag, and reads the tag back.
@@ -44,7 +61,7 @@ impl Transfer<'_> {
         let Some(top) = &plan.top else {
             return Ok(End::Copied);
         };
-        if self.is_overtaken(plan).await? {
+        if self.is_overtaken().await? {
             return Ok(End::Overtaken);
         }
         let tag = plan.tag.as_deref();
@@ -83,7 +100,7 @@ impl Transfer<'_> {
 
     /// Whether the source's tag has moved since it was looked at, which is asked only if that was some time ago. A slow copy of an
     /// old image must not put the tag back behind a quick copy of a newer one.
-    async fn is_overtaken(&self, plan: &Plan) -> Result<bool> {
+    async fn is_overtaken(&self) -> Result<bool> {
         let Version::Tag { tag, .. } = self.version else {
             return Ok(false);
         };
@@ -91,7 +108,7 @@ impl Transfer<'_> {
             return Ok(false);
         }
         let now = retry(self.source.observer(), || self.source.resolve(tag)).await?;
-        Ok(now != Some(plan.digest))
+        Ok(now != Some(self.source_digest))
     }
 
     /// What the destination has under `name`: looks again until that is conclusive, for as long as the registry may be late.

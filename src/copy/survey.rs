@@ -21,10 +21,21 @@ use crate::retry::retry;
 /// One image, as far as it had to be looked at. Parts refer to each other by position.
 #[derive(Debug, Default)]
 pub struct Survey {
-    /// Manifests; the first is the top one.
+    /// Manifests.
     pub manifests: Vec<Seen>,
     /// Configs and layers.
     pub blobs: Vec<SeenBlob>,
+    /// The top manifests, and which destinations have which.
+    pub roots: Vec<(u32, Places)>,
+}
+
+impl Survey {
+    /// The position of the top manifest of a destination.
+    pub fn root(&self, place: usize) -> usize {
+        let of_place = |(_, places): &&(u32, Places)| places.contains(place);
+        let root = self.roots.iter().find(of_place);
+        root.map_or(0, |(position, _)| *position as usize)
+    }
 }
 
 /// A manifest, and where it is.
@@ -72,11 +83,11 @@ pub struct Surveyor<'a> {
 }
 
 impl Surveyor<'_> {
-    /// Walks from the top manifest to all that the destinations `at` may lack. A destination that can't be asked is given with its
-    /// error, and so is one that needs something that the source does not give or that can't be copied; they hold up none of the
-    /// others.
-    pub async fn survey(&self, top: Manifest, at: Places) -> (Survey, Vec<(usize, Error)>) {
-        let mut walk = Walk::new(self.source, self.forced, top, at);
+    /// Walks from the top manifests to all that the destinations may lack that are to have them. A destination that can't be asked is
+    /// given with its error, and so is one that needs something that the source does not give or that can't be copied; they hold
+    /// up none of the others.
+    pub async fn survey(&self, roots: Vec<(Manifest, Places)>) -> (Survey, Vec<(usize, Error)>) {
+        let mut walk = Walk::new(self.source, self.forced, self.mates(), roots);
         let mut looks = FuturesUnordered::new();
         // Each turn starts as many looks as may be under way, and takes the result of the one that is done first. A manifest that
         // somebody lacks is fetched next, and adds its own parts to the walk, which ends when no look is left.
@@ -153,24 +164,34 @@ impl Surveyor<'_> {
         }
     }
 
-    /// Asks each destination whether it has something.
+    /// Asks each destination whether it has something; of those in one repository, one for all.
     async fn ask(&self, at: Places, has: impl AsyncFn(&Repository) -> Result<bool>) -> Asked {
-        let answers = at.iter().map(async |place| {
+        let mates = self.mates();
+        let is_first = |place: &usize| mates[*place].among(at).iter().next() == Some(*place);
+        let answers = at.iter().filter(is_first).map(async |place| {
             let destination = &self.destinations[place];
-            (
-                place,
-                retry(destination.observer(), || has(destination)).await,
-            )
+            let answer = retry(destination.observer(), || has(destination)).await;
+            (mates[place].among(at), answer)
         });
         let mut asked = Asked::default();
-        for (place, answer) in future::join_all(answers).await {
+        for (places, answer) in future::join_all(answers).await {
             match answer {
-                Ok(true) => asked.present = asked.present.with(place),
-                Ok(false) => asked.missing = asked.missing.with(place),
-                Err(error) => asked.failed.push((place, error)),
+                Ok(true) => asked.present = asked.present.and(places),
+                Ok(false) => asked.missing = asked.missing.and(places),
+                Err(error) => asked.failed.extend(places.each(&error)),
             }
         }
         asked
+    }
+
+    /// For each destination, those in the same repository, itself included.
+    fn mates(&self) -> Vec<Places> {
+        let names: Vec<String> = self.destinations.iter().map(Repository::prefix).collect();
+        let mates = |name: &String| {
+            let same = names.iter().enumerate().filter(|(_, other)| *other == name);
+            same.fold(Places::default(), |mates, (place, _)| mates.with(place))
+        };
+        names.iter().map(mates).collect()
     }
 
     /// The bytes of a manifest below the top one. Where all that need it have it, so that it is only to be looked into, and clean-up

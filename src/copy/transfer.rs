@@ -17,6 +17,7 @@ use super::plan::Plan;
 use super::progress::{End, Merged, Progress, Step};
 use super::sending::{Load, Sending};
 use crate::error::Error;
+use crate::manifest::Digest;
 use crate::reference::Version;
 use crate::registry::Repository;
 
@@ -24,7 +25,9 @@ use crate::registry::Repository;
 pub(super) struct Transfer<'a> {
     pub(super) source: &'a Repository,
     pub(super) version: &'a Version,
-    /// When the source's tag was looked at.
+    /// What the source's tag stood for when it was looked at.
+    pub(super) source_digest: Digest,
+    /// When that was.
     pub(super) resolved_at: Instant,
     /// All destinations of the copy.
     pub(super) destinations: &'a [Repository],

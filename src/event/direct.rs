@@ -4,20 +4,24 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use crate::destination::{Destination, Destinations};
 use crate::endpoint::Hosts;
 use crate::error::{Error, Result};
 use crate::job::{Job, Options};
 use crate::manifest::Digest;
+use crate::platform::{Form, Platform};
 use crate::reconcile::Scope;
-use crate::reference::{Destination, Source};
-use crate::rules::{OneOrMany, Rules, glob};
+use crate::reference::Source;
+use crate::rules::{Rules, glob};
 
 /// One image, or one image under several tags. The names in it are checked when they become jobs.
 #[derive(Debug)]
 pub struct Direct {
     /// `ghcr.io/owner/name:tag`, with or without a digest.
     sources: Vec<String>,
-    destinations: Option<OneOrMany>,
+    destinations: Option<Destinations>,
+    /// In which the image is to arrive everywhere, whatever rules and destinations say.
+    form: Option<Form>,
     options: Options,
 }
 
@@ -30,14 +34,15 @@ impl Direct {
         let Value::Object(mut fields) = payload else {
             return Err(not_direct("it is not a JSON object"));
         };
-        for name in ["platform", "platforms", "token"] {
-            if fields.contains_key(name) {
-                return Err(Error::Event(format!(
-                    "`{name}` is not supported by this version yet"
-                )));
-            }
+        if fields.contains_key("token") {
+            return Err(Error::Event(
+                "`token` is not supported by this version yet".to_owned(),
+            ));
         }
-        let destinations = take(&mut fields, "destination")?;
+        let destinations: Option<Destinations> = take(&mut fields, "destination")?;
+        let platform: Option<Platform> = take(&mut fields, "platform")?;
+        let platforms: Option<Vec<Platform>> = take(&mut fields, "platforms")?;
+        let form = Form::of(platform, platforms).map_err(Error::Event)?;
         let sources = match take::<String>(&mut fields, "image")? {
             None => vec![
                 take(&mut fields, "source")?.ok_or_else(|| not_direct("`source` is missing"))?,
@@ -48,18 +53,12 @@ impl Direct {
                 tagged(&image, &tags, digest.as_deref())?
             }
         };
-        let is_one_tag =
-            |destinations: &OneOrMany| destinations.0.iter().any(|text| names_a_tag(text));
-        if sources.len() > 1 && destinations.as_ref().is_some_and(is_one_tag) {
-            return Err(Error::Event(
-                "several `tags` can't all go to the one tag that `destination` names: leave the tag out".to_owned(),
-            ));
-        }
         // What is left are options; others are unknown.
         let options = serde_json::from_value(Value::Object(fields)).map_err(not_direct)?;
         Ok(Direct {
             sources,
             destinations,
+            form,
             options,
         })
     }
@@ -80,12 +79,23 @@ impl Direct {
     /// [`Error::Event`] for a registry other than the source, or a destination that can't be understood; [`Error::Rule`] where no
     /// destination is named and no rule gives one.
     pub fn jobs(&self, rules: &Rules, hosts: &Hosts) -> Result<Vec<Job>> {
+        let destinations = self.destinations.as_ref();
+        if self.sources.len() > 1
+            && destinations.is_some_and(|destinations| destinations.name_a_tag(hosts))
+        {
+            return Err(Error::Event(
+                "several `tags` can't all go to the one tag that `destination` names: leave the tag out, or let it have {tag}"
+                    .to_owned(),
+            ));
+        }
         let job = |text: &String| {
             let source = Source::parse(text, hosts)
                 .map_err(|reason| Error::Event(format!("source {reason}")))?;
-            let destinations = match &self.destinations {
-                Some(destinations) => named(destinations, &source, hosts)?,
-                None => ruled(rules, &source)?,
+            let destinations = match destinations {
+                Some(destinations) => destinations
+                    .of(&source, hosts, self.form.as_ref(), &Form::Whole)
+                    .map_err(Error::Event)?,
+                None => ruled(rules, &source, self.form.as_ref())?,
             };
             Ok(Job {
                 source,
@@ -121,32 +131,14 @@ fn tagged(image: &str, tags: &[String], digest: Option<&str>) -> Result<Vec<Stri
     Ok(sources)
 }
 
-fn names_a_tag(destination: &str) -> bool {
-    destination
-        .rsplit('/')
-        .next()
-        .is_some_and(|last| last.contains(':'))
-}
-
-fn named(destinations: &OneOrMany, source: &Source, hosts: &Hosts) -> Result<Vec<Destination>> {
-    let mut parsed: Vec<Destination> = Vec::new();
-    for text in &destinations.0 {
-        let destination = Destination::parse(text, &source.version, hosts).map_err(Error::Event)?;
-        if !parsed.contains(&destination) {
-            parsed.push(destination);
-        }
-    }
-    Ok(parsed)
-}
-
-fn ruled(rules: &Rules, source: &Source) -> Result<Vec<Destination>> {
+fn ruled(rules: &Rules, source: &Source, form: Option<&Form>) -> Result<Vec<Destination>> {
     let rule = rules.find(&source.package).ok_or_else(|| {
         Error::Rule(format!(
             "no rule matches {}, and no `destination` is named: add a rule for it to RULES, or name the destination",
             source.package
         ))
     })?;
-    rule.destinations(source).map_err(Error::Rule)
+    rule.destinations(source, form).map_err(Error::Rule)
 }
 
 /// Takes a field out, so that what is left can be checked for unknown ones.

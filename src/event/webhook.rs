@@ -62,7 +62,7 @@ impl Delivery {
         if let Some(reason) = refusal {
             return ignored(reason);
         }
-        let destinations = match rule.destinations(&source) {
+        let destinations = match rule.destinations(&source, None) {
             Ok(destinations) => destinations,
             Err(reason) => return ignored(reason),
         };

@@ -6,11 +6,15 @@ use futures_util::future;
 use tokio::sync::OnceCell;
 
 use super::to_place;
+use crate::allowance::{Allowance, Memory};
+use crate::copy::form;
 use crate::copy::report::{Figures, Outcome, Report, Subject};
+use crate::destination::{Destination, needs_digest, with_digest};
 use crate::error::{Error, Kind, Result};
-use crate::manifest::Digest;
+use crate::manifest::{Digest, Manifest};
 use crate::observer::Counts;
-use crate::reference::Destination;
+use crate::platform::Form;
+use crate::reference::Source;
 use crate::registry::Repository;
 use crate::retry::retry;
 
@@ -28,66 +32,170 @@ pub(super) struct Place {
 /// A tag, and the destinations where it stands for something else than at the source.
 pub(super) type Differs = (String, Vec<Destination>);
 
-/// One tag against each of its destinations.
-///
-/// # Errors
-/// The source refuses to show the package.
-pub(super) async fn compare_tag(
-    source: &Repository,
-    places: &[Place],
-    tag: &str,
-    dry_run: bool,
-) -> Result<(Vec<Report>, Option<Differs>)> {
-    let (mut reports, mut differs) = (Vec::new(), Vec::new());
-    let places: Vec<&Place> = places.iter().filter(|place| !place.is_refused()).collect();
-    if places.is_empty() {
-        return Ok((reports, None));
+/// What the tags of one package are compared with.
+pub(super) struct Comparison<'a> {
+    pub(super) source: &'a Repository,
+    pub(super) places: &'a [Place],
+    pub(super) memory: &'a Memory,
+    pub(super) dry_run: bool,
+}
+
+/// What a tag stands for at the source: the manifest is read where a destination gets another form of it.
+enum Top {
+    Digest(Digest),
+    Manifest {
+        top: Manifest,
+        /// For as long as it is held.
+        _allowance: Allowance,
+    },
+}
+
+impl Top {
+    fn digest(&self) -> Digest {
+        match self {
+            Top::Digest(digest) => *digest,
+            Top::Manifest { top, .. } => top.digest,
+        }
     }
-    let at_source = retry(source.observer(), || source.resolve(tag));
-    let at_destinations = places.iter().map(|place| {
-        retry(place.repository.observer(), || {
-            place.repository.resolve(tag)
-        })
-    });
-    let (at_source, at_destinations) =
-        future::join(at_source, future::join_all(at_destinations)).await;
-    if let Err(error) = &at_source
-        && error.kind() == Kind::Denied
-    {
-        return Err(error.clone());
-    }
-    for (place, at_destination) in places.into_iter().zip(at_destinations) {
-        let subject = Subject::Copy {
-            source: source.reference(tag),
-            destination: place.repository.reference(tag),
-        };
-        match (&at_source, at_destination) {
-            (_, Err(error)) if error.kind() == Kind::Denied => place.refuse(error),
-            (Ok(None), _) => {
-                let reason = "the tag was deleted at the source meanwhile".to_owned();
-                reports.push(Report::ignored(Some(subject), reason));
-            }
-            (Err(error), _) => reports.push(Report::failed(Some(subject), error.clone())),
-            (_, Err(error)) => reports.push(Report::failed(Some(subject), error)),
-            (Ok(Some(digest)), Ok(found)) if found == Some(*digest) => {
-                reports.push(Report::copy(
-                    subject,
-                    Ok(Outcome::Current),
-                    current(*digest),
-                ));
-            }
-            (_, Ok(found)) => {
-                if found.is_some() || place.exists(tag, dry_run).await {
-                    differs.push(Destination {
-                        tag: Some(tag.to_owned()),
-                        ..place.destination.clone()
-                    });
-                }
+
+    /// The digest that a destination is to have.
+    fn arrival(&self, place: &Place) -> Result<Digest, String> {
+        match self {
+            Top::Digest(digest) => Ok(*digest),
+            Top::Manifest { top, .. } => {
+                form::arrival(top, &place.destination.form).map(|arrival| arrival.digest)
             }
         }
     }
-    let differs = (!differs.is_empty()).then_some((tag.to_owned(), differs));
-    Ok((reports, differs))
+}
+
+/// What a destination has under a tag.
+struct Looked<'a> {
+    place: &'a Place,
+    tag: String,
+    digest: Result<Option<Digest>>,
+}
+
+impl Comparison<'_> {
+    /// One tag against each of its destinations.
+    ///
+    /// # Errors
+    /// The source refuses to show the package.
+    pub(super) async fn tag(&self, tag: &str) -> Result<(Vec<Report>, Option<Differs>)> {
+        let (mut reports, mut differs) = (Vec::new(), Vec::new());
+        let version = Source::tagged("", tag).version;
+        let (mut early, mut late) = (Vec::new(), Vec::new());
+        for place in self.places.iter().filter(|place| !place.is_refused()) {
+            match place.destination.tag.fill(&version) {
+                Ok(Some(name)) if needs_digest(&name) => late.push((place, name)),
+                Ok(Some(name)) => early.push((place, name)),
+                Ok(None) => {}
+                Err(reason) => {
+                    reports.push(Report::ignored(Some(self.subject(tag, place, tag)), reason))
+                }
+            }
+        }
+        if early.is_empty() && late.is_empty() {
+            return Ok((reports, None));
+        }
+        let (top, mut looked) = future::join(self.top(tag), looked(early)).await;
+        let top = match top {
+            Err(error) if error.kind() == Kind::Denied => return Err(error),
+            top => top,
+        };
+        if let Ok(Some(top)) = &top {
+            let digest = top.digest();
+            let late = late.into_iter();
+            let late = late.map(|(place, name)| (place, with_digest(&name, &digest)));
+            looked.extend(self::looked(late.collect()).await);
+        }
+        for looked in looked {
+            let subject = self.subject(tag, looked.place, &looked.tag);
+            match self.compare(&top, &looked, subject).await {
+                Ok(report) => reports.extend(report),
+                Err(Lacks) => differs.push(looked.place.destination.clone()),
+            }
+        }
+        let differs = (!differs.is_empty()).then_some((tag.to_owned(), differs));
+        Ok((reports, differs))
+    }
+
+    /// What to say of a destination.
+    ///
+    /// # Errors
+    /// [`Lacks`] if it is to be copied to.
+    async fn compare(
+        &self,
+        top: &Result<Option<Top>>,
+        looked: &Looked<'_>,
+        subject: Subject,
+    ) -> Result<Option<Report>, Lacks> {
+        let Looked { place, tag, digest } = looked;
+        let (top, found) = match (top, digest) {
+            (_, Err(error)) if error.kind() == Kind::Denied => {
+                place.refuse(error.clone());
+                return Ok(None);
+            }
+            (Ok(None), _) => {
+                let reason = "the tag was deleted at the source meanwhile".to_owned();
+                return Ok(Some(Report::ignored(Some(subject), reason)));
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                return Ok(Some(Report::failed(Some(subject), error.clone())));
+            }
+            (Ok(Some(top)), Ok(found)) => (top, *found),
+        };
+        match top.arrival(place) {
+            Err(reason) => {
+                let error = self.source.not_copied(&top.digest().to_string(), reason);
+                Ok(Some(Report::failed(Some(subject), error)))
+            }
+            Ok(digest) if found == Some(digest) => {
+                let figures = current(digest, top.digest());
+                Ok(Some(Report::copy(subject, Ok(Outcome::Current), figures)))
+            }
+            Ok(_) if found.is_some() || place.exists(tag, self.dry_run).await => Err(Lacks),
+            Ok(_) => Ok(None),
+        }
+    }
+
+    /// What the tag stands for at the source: one request.
+    async fn top(&self, tag: &str) -> Result<Option<Top>> {
+        let mut places = self.places.iter();
+        if places.all(|place| place.destination.form == Form::Whole) {
+            let digest = retry(self.source.observer(), || self.source.resolve(tag)).await?;
+            return Ok(digest.map(Top::Digest));
+        }
+        let allowance = self.memory.allowance();
+        let fetch = || self.source.fetch_manifest(tag, &allowance);
+        match retry(self.source.observer(), fetch).await {
+            Ok(top) => Ok(Some(Top::Manifest {
+                top,
+                _allowance: allowance,
+            })),
+            Err(error) if error.kind() == Kind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn subject(&self, tag: &str, place: &Place, destination_tag: &str) -> Subject {
+        Subject::Copy {
+            source: self.source.reference(tag),
+            destination: place.repository.reference(destination_tag),
+        }
+    }
+}
+
+/// The destination does not have what it is to have.
+struct Lacks;
+
+async fn looked<'a>(names: Vec<(&'a Place, String)>) -> Vec<Looked<'a>> {
+    let looks = names.into_iter().map(async |(place, tag)| {
+        let resolve = || place.repository.resolve(&tag);
+        let digest = retry(place.repository.observer(), resolve).await;
+        Looked { place, tag, digest }
+    });
+    future::join_all(looks).await
 }
 
 impl Place {
@@ -139,8 +247,8 @@ impl Place {
     }
 }
 
-/// Both sides were found to have `digest`, with one request to each.
-fn current(digest: Digest) -> Figures {
+/// The destination was found to have `digest` of what is `source_digest` at the source, with one request to each.
+fn current(digest: Digest, source_digest: Digest) -> Figures {
     let at_source = Counts {
         requests: 1,
         ..Counts::default()
@@ -152,7 +260,7 @@ fn current(digest: Digest) -> Figures {
     };
     Figures {
         digest: Some(digest),
-        source_digest: Some(digest),
+        source_digest: Some(source_digest),
         ..Figures::of(at_source, at_destination)
     }
 }

@@ -106,6 +106,28 @@ impl Repository {
         }
     }
 
+    /// All bytes of a small blob, checked against its digest.
+    ///
+    /// # Errors
+    /// [`Error::Content`] if it has more than `limit` bytes, or others than its digest says.
+    pub async fn fetch_small_blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
+        let suffix = suffix(&descriptor.digest.to_string());
+        let place = self.place(Operation::FetchBlob, &suffix);
+        if descriptor.size > limit {
+            let size = descriptor.size;
+            return Err(place.content(format!("it has {size} bytes, and at most {limit} are read")));
+        }
+        let mut reader = self.fetch_blob(descriptor, 0).await?;
+        let mut bytes = Vec::with_capacity(descriptor.size as usize);
+        while let Some(chunk) = reader.next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        match Digest::of(&bytes) == descriptor.digest {
+            true => Ok(bytes),
+            false => Err(place.content("its bytes have another digest".to_owned())),
+        }
+    }
+
     /// Opens an upload session. One POST request.
     pub async fn start_upload(&self, digest: &Digest) -> Result<Upload> {
         let suffix = suffix(&digest.to_string());

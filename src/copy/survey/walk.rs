@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::{Seen, SeenBlob, Survey};
 use crate::copy::places::Places;
-use crate::error::{Error, Result, Side};
+use crate::error::{Error, Result};
 use crate::manifest::{Descriptor, Digest, Manifest, References};
 use crate::registry::Repository;
 
@@ -66,6 +66,8 @@ pub(super) struct Walk<'a> {
     source: &'a Repository,
     /// The destinations whose parts are all looked at, although a manifest is there.
     forced: Places,
+    /// For each destination, those in the same repository.
+    mates: Vec<Places>,
     survey: Survey,
     manifest_positions: HashMap<Digest, u32>,
     /// How far each manifest is looked at.
@@ -88,35 +90,52 @@ struct Node {
 }
 
 impl<'a> Walk<'a> {
-    /// Begins at the top manifest, which the destinations `at` lack.
+    /// Begins at the top manifests, each with the destinations that are to have it and lack it.
     ///
     /// A cycle would need a manifest that contains its own digest; what claims to be one has other bytes than its digest says,
     /// and is refused when it is fetched.
-    pub(super) fn new(source: &'a Repository, forced: Places, top: Manifest, at: Places) -> Self {
+    pub(super) fn new(
+        source: &'a Repository,
+        forced: Places,
+        mates: Vec<Places>,
+        roots: Vec<(Manifest, Places)>,
+    ) -> Self {
+        let all = roots
+            .iter()
+            .fold(Places::default(), |all, (_, at)| all.and(*at));
         let mut walk = Walk {
             source,
             forced,
+            mates,
             survey: Survey::default(),
-            manifest_positions: HashMap::from([(top.digest, 0)]),
-            nodes: vec![Node {
-                depth: 0,
-                asked: at,
-                waiting: None,
-            }],
+            manifest_positions: HashMap::new(),
+            nodes: Vec::new(),
             blob_positions: HashMap::new(),
             queue: VecDeque::new(),
             failed: Vec::new(),
-            alive: at,
+            alive: all,
         };
-        walk.survey.manifests.push(Seen {
-            descriptor: top.descriptor(),
-            manifest: Some(top),
-            manifests: Vec::new(),
-            blobs: Vec::new(),
-            needed_by: at,
-            present_at: Places::default(),
-        });
-        walk.look_into(0, at);
+        for (root, at) in roots {
+            let position = walk.survey.manifests.len() as u32;
+            walk.manifest_positions.insert(root.digest, position);
+            walk.nodes.push(Node {
+                depth: 0,
+                asked: at,
+                waiting: None,
+            });
+            walk.survey.manifests.push(Seen {
+                descriptor: root.descriptor(),
+                manifest: Some(root),
+                manifests: Vec::new(),
+                blobs: Vec::new(),
+                needed_by: at,
+                present_at: Places::default(),
+            });
+            walk.survey.roots.push((position, at));
+        }
+        for (position, at) in walk.survey.roots.clone() {
+            walk.look_into(position, at);
+        }
         walk
     }
 
@@ -153,7 +172,13 @@ impl<'a> Walk<'a> {
     }
 
     /// What was seen, and the destinations that have failed.
-    pub(super) fn end(self) -> (Survey, Vec<(usize, Error)>) {
+    pub(super) fn end(mut self) -> (Survey, Vec<(usize, Error)>) {
+        // What one destination has, all in its repository have: they were not asked again.
+        for blob in &mut self.survey.blobs {
+            let present = blob.present_at.iter();
+            blob.present_at =
+                present.fold(blob.present_at, |all, place| all.and(self.mates[place]));
+        }
         (self.survey, self.failed)
     }
 
@@ -219,8 +244,11 @@ impl<'a> Walk<'a> {
             .references()
             .map_err(|reason| self.content(manifest.digest, reason))?;
         if depth >= DEPTH_LIMIT && !manifests.is_empty() {
-            let top = self.survey.manifests[0].descriptor.digest;
-            return Err(self.content(top, format!("its indexes nest deeper than {DEPTH_LIMIT}")));
+            let digest = manifest.digest;
+            return Err(self.content(
+                digest,
+                format!("its indexes nest deeper than {DEPTH_LIMIT}"),
+            ));
         }
         let mut children = Vec::with_capacity(manifests.len());
         for child in manifests {
@@ -302,8 +330,10 @@ impl<'a> Walk<'a> {
         });
         self.same_size(self.survey.blobs[position as usize].descriptor, descriptor)?;
         let seen = &mut self.survey.blobs[position as usize];
-        let at = needed.except(seen.needed_by);
-        seen.needed_by = seen.needed_by.and(at);
+        let asked = seen.needed_by.iter();
+        let asked = asked.fold(Places::default(), |all, place| all.and(self.mates[place]));
+        let at = needed.except(asked);
+        seen.needed_by = seen.needed_by.and(needed);
         if !at.is_empty() {
             self.queue.push_back(Look::Blob {
                 position,
@@ -328,11 +358,7 @@ impl<'a> Walk<'a> {
     }
 
     fn content(&self, digest: Digest, reason: String) -> Error {
-        Error::Content {
-            side: Side::Source,
-            reference: self.source.reference(&digest.to_string()),
-            reason,
-        }
+        self.source.not_copied(&digest.to_string(), reason)
     }
 
     fn drop_out(&mut self, failed: impl IntoIterator<Item = (usize, Error)>) {

@@ -1,0 +1,145 @@
+//! What there is before anything is decided: the source's top manifest, what each destination is to get of it, and what it has.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future;
+
+use super::Copy;
+use super::form::{self, Arrival, PlatformFields, Root};
+use super::places::Places;
+use crate::allowance::Allowance;
+use crate::destination::{needs_digest, with_digest};
+use crate::error::{Kind, Result};
+use crate::manifest::{Descriptor, Digest, Manifest};
+use crate::platform::{Form, Platform};
+use crate::retry::retry;
+
+/// How long a tag is waited for that an event announced and the registry does not show yet.
+const ANNOUNCED_TAG_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The most bytes that an image's configuration may have, where it is read to learn the platform. Ordinary ones have some kilobytes.
+const CONFIGURATION_LIMIT: u64 = 4 * 1024 * 1024;
+
+/// What a destination has now: the digest, if there is one.
+pub(super) type Tagged = Vec<(usize, Result<Option<Digest>>)>;
+
+impl Copy<'_> {
+    /// The destinations whose tag, or digest, is known only when the source's is.
+    pub(super) fn need_digest(&self, at: Places) -> Places {
+        let needs = |place: &usize| match &self.targets[*place].tag {
+            Some(tag) => needs_digest(tag),
+            None => self.targets[*place].form != Form::Whole,
+        };
+        at.iter()
+            .filter(needs)
+            .fold(Places::default(), Places::with)
+    }
+
+    /// The tag at a destination, of an image that has `digest` at the source.
+    pub(super) fn tag(&self, place: usize, digest: &Digest) -> Option<String> {
+        let tag = self.targets[place].tag.as_deref()?;
+        Some(with_digest(tag, digest))
+    }
+
+    /// What the destinations have under `name`, which is asked of each.
+    pub(super) async fn tagged(&self, at: Places, name: impl Fn(usize) -> String) -> Tagged {
+        let looks = at.iter().map(async |place| {
+            let destination = &self.destinations[place];
+            let name = name(place);
+            let resolve = || destination.resolve(&name);
+            (place, retry(destination.observer(), resolve).await)
+        });
+        future::join_all(looks).await
+    }
+
+    /// What a destination is to get of the image.
+    ///
+    /// # Errors
+    /// [`Error::Content`] if none of the image's platforms is asked for.
+    pub(super) fn arrival(&self, place: usize, top: &Manifest) -> Result<Arrival> {
+        let arrival = form::arrival(top, &self.targets[place].form);
+        arrival.map_err(|reason| self.source.not_copied(&top.digest.to_string(), reason))
+    }
+
+    /// The bytes of a destination's top manifest.
+    ///
+    /// # Errors
+    /// What the source refuses; [`Error::Content`] if the image is for another platform than is asked for.
+    pub(super) async fn root(
+        &self,
+        arrival: &Arrival,
+        form: &Form,
+        top: &Manifest,
+        allowance: &Allowance,
+    ) -> Result<Manifest> {
+        match &arrival.root {
+            Root::Same => Ok(top.clone()),
+            Root::SameIfMatching(configuration) => {
+                let offered = self.platform(configuration).await?;
+                form::expect_match(&offered, form)
+                    .map_err(|reason| self.source.not_copied(&top.digest.to_string(), reason))?;
+                Ok(top.clone())
+            }
+            Root::Rewritten(manifest) => Ok(manifest.clone()),
+            Root::Child(child) => {
+                let fetch = || self.source.fetch_described(child, allowance);
+                retry(self.source.observer(), fetch).await
+            }
+        }
+    }
+
+    /// The platform that an image is for, by its configuration.
+    async fn platform(&self, configuration: &Descriptor) -> Result<Platform> {
+        let fetch = || {
+            self.source
+                .fetch_small_blob(configuration, CONFIGURATION_LIMIT)
+        };
+        let bytes = retry(self.source.observer(), fetch).await?;
+        let fields: PlatformFields = serde_json::from_slice(&bytes).map_err(|error| {
+            self.source.not_copied(
+                &configuration.digest.to_string(),
+                format!("not an image's configuration: {error}"),
+            )
+        })?;
+        Ok(fields.into())
+    }
+
+    /// The manifest that the source's tag stands for now, and a warning if it is not the one that was announced.
+    ///
+    /// An event may come before the registry shows what it announces (read-after-push 404s at GHCR were reported from 2025-09 on),
+    /// or long after the tag has moved on. So the announced digest is waited for, a short while, and then the registry is believed.
+    pub(super) async fn top(
+        &self,
+        announced: Option<Digest>,
+        allowance: &Allowance,
+    ) -> Result<(Manifest, Option<String>)> {
+        let version = self.version.tag_or_digest();
+        let until = Instant::now() + ANNOUNCED_TAG_PATIENCE;
+        let mut delay = Duration::from_millis(250);
+        loop {
+            let fetch = || self.source.fetch_manifest(&version, allowance);
+            let result = retry(self.source.observer(), fetch).await;
+            let is_as_announced = match (&result, announced) {
+                (Ok(manifest), Some(announced)) => manifest.digest == announced,
+                (Err(error), Some(_)) => error.kind() != Kind::NotFound,
+                (_, None) => true,
+            };
+            if is_as_announced || Instant::now() + delay > until {
+                let manifest = result?;
+                let announced = announced.filter(|announced| *announced != manifest.digest);
+                let warning = announced.map(|announced| {
+                    format!(
+                        "the event named {announced}, but tag {version} now has {}, which was copied",
+                        manifest.digest
+                    )
+                });
+                return Ok((manifest, warning));
+            }
+            if let Ok(manifest) = result {
+                allowance.give_back(manifest.bytes.len() as u64);
+            }
+            tokio::time::sleep(delay).await;
+            delay *= 2;
+        }
+    }
+}
