@@ -18,13 +18,14 @@ mod sending;
 pub mod survey;
 mod transfer;
 
-use std::time::Instant;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use futures_util::future;
 
 pub use self::carry::Shared;
 use self::form::{Arrival, Root};
-use self::look::Tagged;
+use self::look::{ANNOUNCED_TAG_PATIENCE, Tagged};
 use self::places::Places;
 use self::plan::Plan;
 use self::progress::End;
@@ -41,6 +42,10 @@ use crate::registry::Repository;
 
 /// How often a copy starts over, as the source's tag moved under it or the destination lost a part.
 const ROUNDS: usize = 3;
+
+/// Once a destination has said what it has, the others have so long to say it. One that stands still has a round of its own, later,
+/// so that it keeps nothing from the others.
+const LATENESS: Duration = Duration::from_secs(5);
 
 /// One image to copy, with the repositories at hand.
 pub struct Copy<'a> {
@@ -78,8 +83,12 @@ struct Track {
     /// Of a dry run.
     planned: Option<Plan>,
     end: Option<Result<Outcome>>,
+    /// How often what it lacks was sent.
+    transfers: usize,
     /// Whether it was counted what the destination has of the image.
     is_counted: bool,
+    /// What was sent of an image that the source's tag no longer stands for; the next one may share it.
+    sent: HashSet<Digest>,
 }
 
 impl Copy<'_> {
@@ -129,23 +138,27 @@ impl Copy<'_> {
         }
     }
 
-    /// Copies to all destinations. Those that were overtaken by a move of the source's tag, or lost a part of the image, are copied
-    /// to once more.
+    /// Copies to all destinations. Those that were overtaken by a move of the source's tag, lost a part of the image, or were late to
+    /// say what they have are copied to once more.
     async fn rounds(&self, tracks: &mut [Track], shared: &Shared) -> Result<()> {
         let mut forced = match self.force {
             true => Places::first(tracks.len()),
             false => Places::default(),
         };
-        let mut announced = self.version.announced();
-        for round in 1..=ROUNDS {
-            let is_last = round == ROUNDS;
+        // What was announced is waited for once.
+        let mut patience = ANNOUNCED_TAG_PATIENCE;
+        let mut round = 0;
+        while !left(tracks).is_empty() {
+            round += 1;
+            let lateness = match round <= ROUNDS {
+                true => LATENESS,
+                false => Duration::MAX,
+            };
             let lost_parts = self
-                .round(tracks, announced.take(), forced, is_last, shared)
+                .round(tracks, patience, lateness, forced, shared)
                 .await?;
             forced = forced.and(lost_parts);
-            if left(tracks).is_empty() {
-                return Ok(());
-            }
+            patience = Duration::ZERO;
         }
         Ok(())
     }
@@ -154,14 +167,14 @@ impl Copy<'_> {
     async fn round(
         &self,
         tracks: &mut [Track],
-        announced: Option<Digest>,
+        patience: Duration,
+        lateness: Duration,
         forced: Places,
-        is_last: bool,
         shared: &Shared,
     ) -> Result<Places> {
         let allowance = shared.memory.allowance();
         let resolved_at = Instant::now();
-        let (top, warning, tagged) = self.look(tracks, announced, &allowance).await?;
+        let (top, warning, tagged) = self.look(tracks, patience, lateness, &allowance).await?;
         for place in left(tracks).iter() {
             tracks[place].warnings = warning.clone().into_iter().collect();
         }
@@ -175,13 +188,17 @@ impl Copy<'_> {
             destinations: &self.destinations,
             forced,
             concurrency: shared.concurrency,
+            lateness,
             allowance: &allowance,
         };
         let (survey, failed) = surveyor.survey(roots).await;
-        for (place, error) in failed {
-            tracks[place].end = Some(Err(error));
+        let mut surveyed = differs;
+        for (place, failure) in failed {
+            surveyed = surveyed.without(place);
+            // One that was late has another round.
+            tracks[place].end = failure.map(Err);
         }
-        let plans = self.plans(tracks, &survey, differs, is_tagged);
+        let plans = self.plans(tracks, &survey, surveyed, is_tagged);
         // The plans hold all that is needed of it.
         drop(survey);
         let transfer = Transfer {
@@ -193,7 +210,7 @@ impl Copy<'_> {
             plans: &plans,
             shared,
         };
-        Ok(self.transfer(tracks, transfer, is_last).await)
+        Ok(self.transfer(tracks, transfer).await)
     }
 
     /// The source's top manifest, what each destination is to get of it, and what it has. Destinations are asked while the source
@@ -201,7 +218,8 @@ impl Copy<'_> {
     async fn look(
         &self,
         tracks: &mut [Track],
-        announced: Option<Digest>,
+        patience: Duration,
+        lateness: Duration,
         allowance: &Allowance,
     ) -> Result<(Manifest, Option<String>, Tagged)> {
         let at = left(tracks);
@@ -214,8 +232,8 @@ impl Copy<'_> {
                 .unwrap_or_else(|| version.clone())
         };
         let looks = future::join(
-            self.top(announced, allowance),
-            self.tagged(at.except(late), name),
+            self.top(patience, allowance),
+            self.tagged(at.except(late), lateness, name),
         );
         let (top, mut tagged) = looks.await;
         let (top, warning) = top?;
@@ -233,7 +251,8 @@ impl Copy<'_> {
             let digest = digest.unwrap_or(top.digest).to_string();
             tracks[place].tag.clone().unwrap_or(digest)
         };
-        tagged.extend(self.tagged(late.among(left(tracks)), name).await);
+        let late = late.among(left(tracks));
+        tagged.extend(self.tagged(late, lateness, name).await);
         Ok((top, warning, tagged))
     }
 
@@ -248,8 +267,10 @@ impl Copy<'_> {
                 _ if track.end.is_some() => {}
                 Err(error) => track.end = Some(Err(error)),
                 Ok(digest) if digest == expected => {
-                    let observer = self.destinations[place].observer();
-                    observer.saw(Happened::ManifestPresent);
+                    if !track.is_counted {
+                        let observer = self.destinations[place].observer();
+                        observer.saw(Happened::ManifestPresent);
+                    }
                     match forced.contains(place) {
                         true => (is_tagged, differs) = (is_tagged.with(place), differs.with(place)),
                         false => track.end = Some(Ok(Outcome::Current)),
@@ -322,7 +343,7 @@ impl Copy<'_> {
             track.warnings.extend(plan.warnings.clone());
             // What was sent in the last round is no longer missing, and was counted then.
             if !std::mem::replace(&mut track.is_counted, true) {
-                self.count_present(place, survey);
+                self.count_present(place, survey, &track.sent);
             }
             if plan.is_current() {
                 track.end = Some(Ok(Outcome::Current));
@@ -337,18 +358,16 @@ impl Copy<'_> {
     }
 
     /// Carries out the plans, and says what became of them. Gives the destinations that lost a part meanwhile.
-    async fn transfer(
-        &self,
-        tracks: &mut [Track],
-        transfer: Transfer<'_>,
-        is_last: bool,
-    ) -> Places {
+    async fn transfer(&self, tracks: &mut [Track], transfer: Transfer<'_>) -> Places {
         let (plans, shared) = (transfer.plans, transfer.shared);
         let mut lost_parts = Places::default();
         let ended = |position: usize, end: End| {
-            let (place, _) = plans[position];
-            let destination = &self.destinations[place];
-            tracks[place].end = match end {
+            let (place, plan) = &plans[position];
+            let (place, destination) = (*place, &self.destinations[*place]);
+            let track = &mut tracks[place];
+            track.transfers += 1;
+            let is_last = track.transfers == ROUNDS;
+            track.end = match end {
                 End::Copied => Some(Ok(Outcome::Copied)),
                 End::Overtaken if is_last => Some(Err(self.source.not_as_written(
                     &self.version.tag_or_digest(),
@@ -356,7 +375,8 @@ impl Copy<'_> {
                 ))),
                 End::Overtaken => {
                     destination.observer().looks_again();
-                    tracks[place].is_counted = false;
+                    track.is_counted = false;
+                    track.sent.extend(plan.digests());
                     None
                 }
                 End::Failed(Error::PartMissing { .. }) if !is_last => {
@@ -373,16 +393,18 @@ impl Copy<'_> {
     }
 
     /// What the survey found at a destination.
-    fn count_present(&self, place: usize, survey: &Survey) {
+    fn count_present(&self, place: usize, survey: &Survey, sent: &HashSet<Digest>) {
         let observer = self.destinations[place].observer();
         let root = survey.root(place);
+        let is_found = |digest| !sent.contains(digest);
         for (position, manifest) in survey.manifests.iter().enumerate() {
-            if position != root && manifest.present_at.contains(place) {
+            let is_present = position != root && manifest.present_at.contains(place);
+            if is_present && is_found(&manifest.descriptor.digest) {
                 observer.saw(Happened::ManifestPresent);
             }
         }
         for blob in &survey.blobs {
-            if blob.present_at.contains(place) {
+            if blob.present_at.contains(place) && is_found(&blob.descriptor.digest) {
                 observer.saw(Happened::BlobPresent(blob.descriptor.size));
             }
         }

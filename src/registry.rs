@@ -169,9 +169,18 @@ impl Repository {
 
     /// Waits until the budget has room for the request, and gives the header that it needs.
     async fn admission(&self, place: &Place<'_>) -> Result<Option<HeaderValue>> {
-        if let Some((budget, action)) = self.budget.as_ref().zip(action(place.operation)) {
+        self.turn(place.operation).await;
+        self.header(place).await
+    }
+
+    /// Waits until the budget has room for a request.
+    async fn turn(&self, operation: Operation) {
+        if let Some((budget, action)) = self.budget.as_ref().zip(action(operation)) {
             budget.take(action).await;
         }
+    }
+
+    async fn header(&self, place: &Place<'_>) -> Result<Option<HeaderValue>> {
         self.authorization
             .header(&self.http, &self.endpoint, place)
             .await
@@ -201,7 +210,17 @@ impl Repository {
         place: &Place<'_>,
         request: impl Fn() -> RequestBuilder,
     ) -> Result<Response> {
-        let header = self.admission(place).await?;
+        self.turn(place.operation).await;
+        self.send_in_turn(place, request).await
+    }
+
+    /// As [`Repository::send_streaming`], for a request that has had its wait.
+    async fn send_in_turn(
+        &self,
+        place: &Place<'_>,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Response> {
+        let header = self.header(place).await?;
         let authorized = self.authorized(request(), header.clone());
         self.observer.saw(Happened::Request);
         let response = self.respond(place, authorized).await?;

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
 use super::Copy;
 use super::form::{self, Arrival, PlatformFields, Root};
@@ -15,7 +16,7 @@ use crate::platform::{Form, Platform};
 use crate::retry::retry;
 
 /// How long a tag is waited for that an event announced and the registry does not show yet.
-const ANNOUNCED_TAG_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const ANNOUNCED_TAG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The most bytes that an image's configuration may have, where it is read to learn the platform. Ordinary ones have some kilobytes.
 const CONFIGURATION_LIMIT: u64 = 4 * 1024 * 1024;
@@ -41,15 +42,20 @@ impl Copy<'_> {
         Some(with_digest(tag, digest))
     }
 
-    /// What the destinations have under `name`, which is asked of each.
-    pub(super) async fn tagged(&self, at: Places, name: impl Fn(usize) -> String) -> Tagged {
+    /// What the destinations have under `name`, which is asked of each. Those that are late are left out.
+    pub(super) async fn tagged(
+        &self,
+        at: Places,
+        lateness: Duration,
+        name: impl Fn(usize) -> String,
+    ) -> Tagged {
         let looks = at.iter().map(async |place| {
             let destination = &self.destinations[place];
             let name = name(place);
             let resolve = || destination.resolve(&name);
             (place, retry(destination.observer(), resolve).await)
         });
-        future::join_all(looks).await
+        in_time(looks, lateness).await
     }
 
     /// What a destination is to get of the image.
@@ -107,14 +113,16 @@ impl Copy<'_> {
     /// The manifest that the source's tag stands for now, and a warning if it is not the one that was announced.
     ///
     /// An event may come before the registry shows what it announces (read-after-push 404s at GHCR were reported from 2025-09 on),
-    /// or long after the tag has moved on. So the announced digest is waited for, a short while, and then the registry is believed.
+    /// or long after the tag has moved on. So the announced digest is waited for, for as long as
+    /// `patience` lasts, and then the registry is believed.
     pub(super) async fn top(
         &self,
-        announced: Option<Digest>,
+        patience: Duration,
         allowance: &Allowance,
     ) -> Result<(Manifest, Option<String>)> {
         let version = self.version.tag_or_digest();
-        let until = Instant::now() + ANNOUNCED_TAG_PATIENCE;
+        let announced = self.version.announced();
+        let until = Instant::now() + patience;
         let mut delay = Duration::from_millis(250);
         loop {
             let fetch = || self.source.fetch_manifest(&version, allowance);
@@ -142,4 +150,21 @@ impl Copy<'_> {
             delay *= 2;
         }
     }
+}
+
+/// Awaits all of them; once one is done, the others have so long, and are left out after that.
+pub(super) async fn in_time<T>(
+    looks: impl Iterator<Item = impl Future<Output = T>>,
+    lateness: Duration,
+) -> Vec<T> {
+    let mut looks: FuturesUnordered<_> = looks.collect();
+    let mut done: Vec<T> = looks.next().await.into_iter().collect();
+    let others = async {
+        while let Some(look) = looks.next().await {
+            done.push(look);
+        }
+    };
+    // Whether all are done or the time is over, `done` has those that are.
+    _ = tokio::time::timeout(lateness, others).await;
+    done
 }

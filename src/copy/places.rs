@@ -2,6 +2,9 @@
 
 use crate::error::Error;
 
+/// A destination that dropped out, and its error; none if it was late, and is asked again.
+pub type Failed = (usize, Option<Error>);
+
 /// Some of a copy's destinations, by their positions: at most 64.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Places(u64);
@@ -53,7 +56,7 @@ impl Places {
     }
 
     /// The same error for each of them.
-    pub fn each(self, error: &Error) -> impl Iterator<Item = (usize, Error)> {
-        self.iter().map(|place| (place, error.clone()))
+    pub fn each(self, error: &Error) -> impl Iterator<Item = Failed> {
+        self.iter().map(|place| (place, Some(error.clone())))
     }
 }

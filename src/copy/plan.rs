@@ -52,7 +52,9 @@ impl Plan {
             .blobs
             .iter()
             .enumerate()
-            .filter(|(_, blob)| !blob.is_left_out && blob.needed_by.contains(destination))
+            .filter(|(_, blob)| {
+                !blob.is_left_out_at(destination) && blob.needed_by.contains(destination)
+            })
             .filter(|(_, blob)| !blob.present_at.contains(destination))
             .map(|(position, blob)| (blob.descriptor, position))
             .collect();
@@ -73,11 +75,9 @@ impl Plan {
         for child in &top.manifests {
             ordered.visit(*child as usize);
         }
-        let foreign = survey
-            .blobs
-            .iter()
-            .filter(|blob| blob.needed_by.contains(destination));
-        let foreign = foreign.filter(|blob| blob.is_left_out).count();
+        let foreign = survey.blobs.iter();
+        let foreign = foreign.filter(|blob| blob.is_left_out_at(destination));
+        let foreign = foreign.count();
         let warnings = (foreign > 0).then(|| {
             format!("{foreign} foreign layers are left at their own URLs, as the source registry does not hold them")
         });
@@ -94,6 +94,12 @@ impl Plan {
     /// Whether there is nothing to do.
     pub fn is_current(&self) -> bool {
         self.blobs.is_empty() && self.manifests.is_empty() && self.top.is_none()
+    }
+
+    /// The digests of all that is sent before the top manifest.
+    pub fn digests(&self) -> impl Iterator<Item = Digest> {
+        let manifests = self.manifests.iter().map(|push| push.manifest.digest);
+        self.blobs.iter().map(|blob| blob.digest).chain(manifests)
     }
 
     /// The bytes of all blobs to copy.
@@ -213,6 +219,7 @@ mod tests {
             },
             needed_by: places(&[HERE, THERE]),
             present_at: places(present),
+            ordinary_at: Places::default(),
             is_left_out: false,
         }
     }

@@ -11,7 +11,7 @@ use crate::manifest::{Digest, Manifest};
 use crate::observer::Happened;
 use crate::reference::Version;
 use crate::registry::Repository;
-use crate::retry::retry;
+use crate::retry::{Retry, retry};
 
 /// A copy that took longer looks at the source's tag once more before it writes the destination's.
 const QUICK: Duration = Duration::from_secs(2);
@@ -61,16 +61,23 @@ impl Transfer<'_> {
         let Some(top) = &plan.top else {
             return Ok(End::Copied);
         };
-        if self.is_overtaken().await? {
-            return Ok(End::Overtaken);
-        }
         let tag = plan.tag.as_deref();
         let name = tag.map_or_else(|| top.digest.to_string(), str::to_owned);
-        match retry(destination.observer(), || {
-            destination.push_manifest(top, tag)
-        })
-        .await
-        {
+        let mut retry = Retry::default();
+        let pushed = loop {
+            // Both the turn and the next try may be waited for, long enough for the source's tag to move.
+            destination.turn_to_push().await;
+            if self.is_overtaken().await? {
+                return Ok(End::Overtaken);
+            }
+            match destination.push_in_turn(top, tag).await {
+                Err(error) if retry.is_worth_it(&error) => {
+                    retry.wait(&error, destination.observer()).await;
+                }
+                result => break result,
+            }
+        };
+        match pushed {
             Ok(()) => {}
             // ECR refuses to write a tag of an immutable repository again even with the digest that it has: after an answer that
             // was lost, or by the side of another copy of the same image. (aws/containers-roadmap#2179)

@@ -181,6 +181,15 @@ impl<'a> Sending<'a> {
                 Some(Side::Destination) => self.transfer.destination(plan),
                 _ => self.transfer.source,
             };
+            // The wait is one, and the further try is one at each destination that failed.
+            let others = load.parts.iter().map(|((other, _), _)| *other);
+            let others = others.filter(|other| *other != plan);
+            if error.side() == Some(Side::Destination) {
+                others.for_each(|other| {
+                    let observer = self.transfer.destination(other).observer();
+                    observer.saw(Happened::Retry);
+                });
+            }
             load.retry.wait(&error, failed.observer()).await;
         }
     }

@@ -7,13 +7,16 @@
 
 mod walk;
 
+use std::time::Duration;
+
+use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use futures_util::{StreamExt, future};
 
 use self::walk::{Asked, Found, Look, Walk};
-use super::places::Places;
+use super::look::in_time;
+use super::places::{Failed, Places};
 use crate::allowance::Allowance;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Kind, Result};
 use crate::manifest::{Descriptor, Digest, Manifest};
 use crate::registry::Repository;
 use crate::retry::retry;
@@ -64,8 +67,20 @@ pub struct SeenBlob {
     pub needed_by: Places,
     /// The destinations that have it.
     pub present_at: Places,
+    /// The destinations of which a manifest needs it as a layer of an ordinary type, or as a config.
+    pub ordinary_at: Places,
     /// A foreign layer that the source does not hold.
     pub is_left_out: bool,
+}
+
+impl SeenBlob {
+    /// Whether a destination does without it: it is a foreign layer there and nothing else, and neither side has it.
+    pub fn is_left_out_at(&self, place: usize) -> bool {
+        self.is_left_out
+            && self.needed_by.contains(place)
+            && !self.ordinary_at.contains(place)
+            && !self.present_at.contains(place)
+    }
 }
 
 /// Reads of the source and of the destinations.
@@ -78,15 +93,17 @@ pub struct Surveyor<'a> {
     pub forced: Places,
     /// How many looks are under way at once.
     pub concurrency: usize,
+    /// How long a destination may take to answer once another one has.
+    pub lateness: Duration,
     /// What the manifests may take.
     pub allowance: &'a Allowance,
 }
 
 impl Surveyor<'_> {
     /// Walks from the top manifests to all that the destinations may lack that are to have them. A destination that can't be asked is
-    /// given with its error, and so is one that needs something that the source does not give or that can't be copied; they hold
-    /// up none of the others.
-    pub async fn survey(&self, roots: Vec<(Manifest, Places)>) -> (Survey, Vec<(usize, Error)>) {
+    /// given with its error, and so is one that needs something that the source does not give or that can't be copied; one that
+    /// was late to answer is given without an error. They hold up none of the others.
+    pub async fn survey(&self, roots: Vec<(Manifest, Places)>) -> (Survey, Vec<Failed>) {
         let mut walk = Walk::new(self.source, self.forced, self.mates(), roots);
         let mut looks = FuturesUnordered::new();
         // Each turn starts as many looks as may be under way, and takes the result of the one that is done first. A manifest that
@@ -174,13 +191,16 @@ impl Surveyor<'_> {
             (mates[place].among(at), answer)
         });
         let mut asked = Asked::default();
-        for (places, answer) in future::join_all(answers).await {
+        let mut late = at;
+        for (places, answer) in in_time(answers, self.lateness).await {
+            late = late.except(places);
             match answer {
                 Ok(true) => asked.present = asked.present.and(places),
                 Ok(false) => asked.missing = asked.missing.and(places),
                 Err(error) => asked.failed.extend(places.each(&error)),
             }
         }
+        asked.failed.extend(late.iter().map(|place| (place, None)));
         asked
     }
 
@@ -194,8 +214,8 @@ impl Surveyor<'_> {
         names.iter().map(mates).collect()
     }
 
-    /// The bytes of a manifest below the top one. Where all that need it have it, so that it is only to be looked into, and clean-up
-    /// has deleted it at the source, the destination `has` gives it as well.
+    /// The bytes of a manifest below the top one. Where clean-up has deleted it at the source, the destination `has` gives it as
+    /// well, so that one that lacks it keeps none of the others from being healed.
     async fn fetch(&self, child: Descriptor, has: Option<usize>) -> Result<Manifest> {
         let fetch = async |repository: &Repository| {
             let fetch = || repository.fetch_described(&child, self.allowance);

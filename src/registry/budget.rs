@@ -41,11 +41,18 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Waits until there is room for one more request. A request that waits has its place; one that gives up leaves its place unused.
+    /// Waits until there is room for one more request. A request that waits has its place; one that gives up gives it to those that
+    /// come after: a copy that failed must not hold up the next one in the same process.
     pub async fn take(&self, action: Action) {
         let wait = self.with(action, |bucket, _| bucket.take());
         if !wait.is_zero() {
+            let mut turn = Turn {
+                budget: self,
+                action,
+                is_over: false,
+            };
             tokio::time::sleep(wait).await;
+            turn.is_over = true;
         }
     }
 
@@ -61,6 +68,22 @@ impl Budget {
         let bucket = bucket.get_or_insert_with(|| Bucket::new(action.quota(), now));
         bucket.refill(now);
         change(bucket, now)
+    }
+}
+
+/// The place of a request that waits.
+struct Turn<'a> {
+    budget: &'a Budget,
+    action: Action,
+    is_over: bool,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.budget
+                .with(self.action, |bucket, _| bucket.tokens += 1.0);
+        }
     }
 }
 

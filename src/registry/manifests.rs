@@ -9,7 +9,7 @@ use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
 use super::refusal::{self, Place};
-use super::{Repository, suffix};
+use super::{REQUEST_TIMEOUT, Repository, suffix};
 use crate::allowance::Allowance;
 use crate::error::{Error, Kind, Operation, Result};
 use crate::link::{UntrustedLink, next_page};
@@ -234,17 +234,29 @@ impl Repository {
 
     /// Writes a manifest, byte for byte, under a tag or under its own digest. One PUT request.
     pub async fn push_manifest(&self, manifest: &Manifest, tag: Option<&str>) -> Result<()> {
+        self.turn_to_push().await;
+        self.push_in_turn(manifest, tag).await
+    }
+
+    /// Waits until the budget has room to write a manifest, for those who look at something between that wait and the writing.
+    pub async fn turn_to_push(&self) {
+        self.turn(Operation::PushManifest).await;
+    }
+
+    /// As [`Repository::push_manifest`], after [`Repository::turn_to_push`].
+    pub async fn push_in_turn(&self, manifest: &Manifest, tag: Option<&str>) -> Result<()> {
         let digest = manifest.digest.to_string();
         let tag_or_digest = tag.unwrap_or(&digest);
         let suffix = suffix(tag_or_digest);
         let place = self.place(Operation::PushManifest, &suffix);
         let url = self.url(&format!("manifests/{tag_or_digest}"))?;
         let response = self
-            .send(&place, || {
+            .send_in_turn(&place, || {
                 self.http
                     .put(url.clone())
                     .header(CONTENT_TYPE, manifest.media_type)
                     .body(manifest.bytes.clone())
+                    .timeout(REQUEST_TIMEOUT)
             })
             .await?;
         if !response.status().is_success() {

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::{Seen, SeenBlob, Survey};
-use crate::copy::places::Places;
+use crate::copy::places::{Failed, Places};
 use crate::error::{Error, Result};
 use crate::manifest::{Descriptor, Digest, Manifest, References};
 use crate::registry::Repository;
@@ -20,7 +20,7 @@ pub(super) enum Look {
         digest: Digest,
         at: Places,
     },
-    /// The bytes of that manifest. If all destinations that need them have it, one of those is at `has`.
+    /// The bytes of that manifest. If a destination that needs them has it, so that it is only to be looked into, that is at `has`.
     Bytes {
         position: u32,
         descriptor: Descriptor,
@@ -57,7 +57,7 @@ pub(super) enum Found {
 pub(super) struct Asked {
     pub(super) present: Places,
     pub(super) missing: Places,
-    pub(super) failed: Vec<(usize, Error)>,
+    pub(super) failed: Vec<Failed>,
 }
 
 /// How far the walk has come.
@@ -74,7 +74,7 @@ pub(super) struct Walk<'a> {
     nodes: Vec<Node>,
     blob_positions: HashMap<Digest, u32>,
     queue: VecDeque<Look>,
-    failed: Vec<(usize, Error)>,
+    failed: Vec<Failed>,
     /// The destinations that have not failed.
     alive: Places,
 }
@@ -172,7 +172,7 @@ impl<'a> Walk<'a> {
     }
 
     /// What was seen, and the destinations that have failed.
-    pub(super) fn end(mut self) -> (Survey, Vec<(usize, Error)>) {
+    pub(super) fn end(mut self) -> (Survey, Vec<Failed>) {
         // What one destination has, all in its repository have: they were not asked again.
         for blob in &mut self.survey.blobs {
             let present = blob.present_at.iter();
@@ -198,7 +198,7 @@ impl<'a> Walk<'a> {
             Some(others) => node.waiting = Some(others.and(needed)),
             None => {
                 node.waiting = Some(needed);
-                let has = forced.iter().next().filter(|_| asked.missing.is_empty());
+                let has = forced.iter().next();
                 self.queue.push_front(Look::Bytes {
                     position,
                     descriptor: seen.descriptor,
@@ -297,6 +297,9 @@ impl<'a> Walk<'a> {
             self.survey.manifests[position as usize].descriptor,
             descriptor,
         )?;
+        if !self.deepen(position, depth) {
+            return Err(self.too_deep());
+        }
         let node = &mut self.nodes[position as usize];
         let at = needed.except(node.asked);
         node.asked = node.asked.and(at);
@@ -308,6 +311,30 @@ impl<'a> Walk<'a> {
             });
         }
         Ok(position)
+    }
+
+    /// Notes that a manifest was met on a way of `depth` levels. Where that is a longer way than before, what it refers to is deeper,
+    /// too. Says whether it all stays within the limit.
+    fn deepen(&mut self, position: u32, depth: usize) -> bool {
+        let mut met = vec![(position, depth)];
+        while let Some((position, depth)) = met.pop() {
+            let node = &mut self.nodes[position as usize];
+            if depth <= node.depth {
+                continue;
+            }
+            node.depth = depth;
+            let children = &self.survey.manifests[position as usize].manifests;
+            if depth >= DEPTH_LIMIT && !children.is_empty() {
+                return false;
+            }
+            met.extend(children.iter().map(|child| (*child, depth + 1)));
+        }
+        true
+    }
+
+    fn too_deep(&self) -> Error {
+        let top = self.survey.manifests[0].descriptor.digest;
+        self.content(top, format!("its indexes nest deeper than {DEPTH_LIMIT}"))
     }
 
     /// The position of a blob, as for a manifest.
@@ -324,12 +351,16 @@ impl<'a> Walk<'a> {
                 descriptor,
                 needed_by: Places::default(),
                 present_at: Places::default(),
+                ordinary_at: Places::default(),
                 is_left_out: false,
             });
             seen.len() as u32 - 1
         });
         self.same_size(self.survey.blobs[position as usize].descriptor, descriptor)?;
         let seen = &mut self.survey.blobs[position as usize];
+        if !is_foreign {
+            seen.ordinary_at = seen.ordinary_at.and(needed);
+        }
         let asked = seen.needed_by.iter();
         let asked = asked.fold(Places::default(), |all, place| all.and(self.mates[place]));
         let at = needed.except(asked);
@@ -361,7 +392,7 @@ impl<'a> Walk<'a> {
         self.source.not_copied(&digest.to_string(), reason)
     }
 
-    fn drop_out(&mut self, failed: impl IntoIterator<Item = (usize, Error)>) {
+    fn drop_out(&mut self, failed: impl IntoIterator<Item = Failed>) {
         for (place, error) in failed {
             if self.alive.contains(place) {
                 self.alive = self.alive.without(place);
