@@ -8,7 +8,7 @@ use crate::aws::queue::{Draft, Queue};
 use crate::copier::Copier;
 use crate::copy::Shared;
 use crate::copy::report::{Outcome, Report};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::job::Job;
 use crate::rules::Rules;
 
@@ -73,6 +73,11 @@ impl Invocation<'_> {
                 let is_done =
                     |report: &&mut Report| report.figures.is_some() && report.error.is_none();
                 match reports.iter_mut().find(is_done) {
+                    // The look is all that is left, and the next invocation has time for it.
+                    _ if error.kind() == Kind::Deadline => {
+                        let subject = reports.first().and_then(|report| report.subject.clone());
+                        reports.push(Report::failed(subject, error));
+                    }
                     Some(report) => report.warn(format!(
                         "the other tags of this digest could not be learnt{promise}: {error}"
                     )),

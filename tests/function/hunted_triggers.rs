@@ -364,3 +364,25 @@ async fn the_new_secret_is_read_although_the_previous_one_can_not_be() {
     let (status, report) = http_reply(&scenario, &event).await;
     assert_eq!(status, 202, "{report}");
 }
+
+/// A large image may take all the time there is. Then the look for its other tags is what is left, and the next receive has time.
+#[tokio::test]
+async fn other_tags_that_the_deadline_cut_are_looked_for_again() {
+    let scenario = Scenario::start_with_queue(&[]).await;
+    let image = small_image();
+    push(&scenario, &["1.2.3", "latest"], &image);
+    assert_eq!(
+        http_reply(&scenario, &delivery("latest", &image)).await.0,
+        202
+    );
+    scenario.github.server.fault("GET", "/", 1, Fault::Hold);
+    assert!(scenario.function.ready().await);
+    let batch = scenario.sqs.batch(JOB_QUEUE, 1);
+    let time = Duration::from_secs(6);
+    let outcome = scenario.function.invoke_with_deadline(&batch, time).await;
+    scenario.sqs.settle(JOB_QUEUE, &batch, &outcome.reply());
+    scenario.assert_stored("named", "latest", &image);
+    scenario.github.server.release();
+    scenario.process_queue().await;
+    scenario.assert_stored("other", "1.2.3", &image);
+}
