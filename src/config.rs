@@ -68,6 +68,24 @@ impl Settings {
             source: source_registry.host(),
             destination: destination_registry.as_ref().map(Endpoint::host),
         };
+        let job_queue_url = queue_url("JOB_QUEUE_URL", lookup("JOB_QUEUE_URL"))?;
+        let dead_letter_queue_url =
+            queue_url("DEAD_LETTER_QUEUE_URL", lookup("DEAD_LETTER_QUEUE_URL"))?;
+        if let Some(url) = &dead_letter_queue_url {
+            // What is given up would come back from the job queue for ever; and without one, the other is never used.
+            let reason = match &job_queue_url {
+                Some(jobs) if jobs == url => "expected another queue than JOB_QUEUE_URL",
+                Some(_) => "",
+                None => "it is used along with JOB_QUEUE_URL, which is not set",
+            };
+            if !reason.is_empty() {
+                return Err(Error::Setting {
+                    name: "DEAD_LETTER_QUEUE_URL",
+                    value: url.clone(),
+                    reason: reason.to_owned(),
+                });
+            }
+        }
         Ok(Settings {
             rules: rules(lookup("RULES"), &hosts)?,
             hosts,
@@ -75,11 +93,8 @@ impl Settings {
             webhook_secret_id: lookup("WEBHOOK_SECRET_ID"),
             source_registry,
             destination_registry,
-            job_queue_url: queue_url("JOB_QUEUE_URL", lookup("JOB_QUEUE_URL"))?,
-            dead_letter_queue_url: queue_url(
-                "DEAD_LETTER_QUEUE_URL",
-                lookup("DEAD_LETTER_QUEUE_URL"),
-            )?,
+            job_queue_url,
+            dead_letter_queue_url,
             github_api_url: github_api_url(lookup("GITHUB_API_URL"))?,
             event_sources: event_sources(lookup("EVENT_SOURCES")),
             blob_concurrency: blob_concurrency(lookup("BLOB_CONCURRENCY"))?,
@@ -112,18 +127,22 @@ fn rules(value: Option<String>, hosts: &Hosts) -> Result<RulesSetting> {
     }
 }
 
-/// SQS is called by a queue's URL, and answers nothing useful to its ARN.
+/// SQS is called by a queue's URL, and answers nothing useful to its ARN. Groups and de-duplication are for FIFO queues alone, whose
+/// names end in `.fifo`; a standard one would refuse every message. (Amazon SQS API reference, `CreateQueue`)
 fn queue_url(name: &'static str, value: Option<String>) -> Result<Option<String>> {
     let Some(value) = value else {
         return Ok(None);
     };
     let url = Url::parse(value.trim()).ok();
-    match url.filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host()) {
+    let is_queue = |url: &Url| {
+        matches!(url.scheme(), "https" | "http") && url.has_host() && url.path().ends_with(".fifo")
+    };
+    match url.filter(is_queue) {
         Some(_) => Ok(Some(value.trim().to_owned())),
         None => Err(Error::Setting {
             name,
             value,
-            reason: "expected the URL of a queue, such as https://sqs.eu-west-3.amazonaws.com/123456789012/jobs.fifo".to_owned(),
+            reason: "expected the URL of a FIFO queue, such as https://sqs.eu-west-3.amazonaws.com/123456789012/jobs.fifo".to_owned(),
         }),
     }
 }

@@ -4,17 +4,23 @@
 use std::collections::BTreeSet;
 
 use futures_util::future;
+use secrecy::SecretString;
 
 use crate::copy::report::{Report, Subject};
 use crate::copy::{Copy, Shared, Target};
 use crate::destination::Destination;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::github::GitHub;
 use crate::job::{Job, Options};
 use crate::manifest::Digest;
+use crate::observer::Observer;
 use crate::reference::{Source, Version};
 use crate::registries::Registries;
+use crate::retry::Retry;
 use crate::rules::{Rules, not_an_image};
+
+/// So often GitHub is asked again for the other tags of a push. A stalled answer takes fifteen seconds each time.
+const LOOKUP_RETRIES: usize = 2;
 
 /// What it takes to carry out jobs. Lives as long as the process.
 pub struct Copier {
@@ -136,6 +142,30 @@ impl Copier {
         self.jobs_for_tags(job, rules, digests, Some(named)).await
     }
 
+    /// Asks once more after a fault of a moment, as nobody tells of the other tags again. A rate limit is not waited for: no copy
+    /// depends on it.
+    async fn version_of(
+        &self,
+        token: Option<&SecretString>,
+        package: &str,
+        digest: &Digest,
+    ) -> Result<Option<crate::github::Version>> {
+        let observer = Observer::default();
+        let mut retry = Retry::default();
+        loop {
+            match self.github.version_of(token, package, digest).await {
+                Err(error)
+                    if error.retry_after().is_none()
+                        && retry.tries() < LOOKUP_RETRIES
+                        && retry.is_worth_it(&error) =>
+                {
+                    retry.wait(&error, &observer).await;
+                }
+                result => return result,
+            }
+        }
+    }
+
     async fn jobs_for_tags(
         &self,
         job: &Job,
@@ -151,12 +181,8 @@ impl Copier {
                 .registries
                 .with_token(token_of(job, rules), |token| async move {
                     match token {
-                        Some(_) => {
-                            self.github
-                                .version_of(token.as_ref(), package, &digest)
-                                .await
-                        }
-                        None => Ok(None),
+                        Some(_) => self.version_of(token.as_ref(), package, &digest).await,
+                        None => Err(without_token(package)),
                     }
                 })
                 .await?;
@@ -187,6 +213,18 @@ impl Copier {
             }
         }
         Ok(jobs)
+    }
+}
+
+/// GitHub tells nobody without a token, so the other tags are not known.
+fn without_token(package: &str) -> Error {
+    Error::Api {
+        operation: "list versions",
+        subject: package.to_owned(),
+        kind: Kind::Denied,
+        detail: "no token is configured".to_owned(),
+        advice: "GitHub lists versions for nobody without a token: set GHCR_TOKEN_SECRET_ID",
+        retry_after: None,
     }
 }
 

@@ -147,7 +147,8 @@ impl App {
         request_id: &str,
         deadline: Deadline,
     ) -> Result<Vec<Report>> {
-        deadline.bound(self.check_signature(request)).await?;
+        let checked = deadline.bound(self.check_signature(request)).await;
+        checked.map_err(for_anybody)?;
         let invocation = self.invocation(request_id, deadline).await?;
         let delivery = request.delivery()?;
         self.deliver(
@@ -172,16 +173,19 @@ impl App {
         }
         let is_signed =
             |secret: &_| webhook::is_signed(secret, &request.body, request.signature.as_deref());
+        // That the previous version can't be read says nothing of the current one, which may be new.
+        let mut unread = None;
         for freshness in [Freshness::Kept, Freshness::AfterRefusal] {
             if is_signed(&self.secrets.webhook_secret(id, freshness).await?) {
                 return Ok(());
             }
-            let previous = self.secrets.previous_webhook_secret(id, freshness).await?;
-            if previous.is_some_and(|secret| is_signed(&secret)) {
-                return Ok(());
+            match self.secrets.previous_webhook_secret(id, freshness).await {
+                Ok(previous) if previous.as_ref().is_some_and(is_signed) => return Ok(()),
+                Ok(_) => unread = None,
+                Err(error) => unread = Some(error),
             }
         }
-        Err(Error::Signature)
+        Err(unread.unwrap_or(Error::Signature))
     }
 
     /// A delivery of GitHub's, known to be GitHub's: its jobs go to the queue.
@@ -195,6 +199,23 @@ impl App {
             Ok(job) => Ok(invocation.enqueue(vec![job]).await),
             Err(ignored) => Ok(vec![*ignored]),
         }
+    }
+}
+
+/// What is told to a caller whose signature could not be checked, which may be anybody: AWS's own words name account, role and
+/// secret. The log has them.
+fn for_anybody(error: Error) -> Error {
+    let Error::Api { kind, .. } = error else {
+        return error;
+    };
+    tracing::error!(%error, "the signature can't be checked");
+    Error::Api {
+        operation: "check signature",
+        subject: "of the request".to_owned(),
+        kind,
+        detail: "the webhook's secret can't be read".to_owned(),
+        advice: "the function's log says why",
+        retry_after: None,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::aws::queue::{Draft, Queue};
 use crate::copier::Copier;
 use crate::copy::Shared;
 use crate::copy::report::{Outcome, Report};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::job::Job;
 use crate::rules::Rules;
 
@@ -65,11 +65,21 @@ impl Invocation<'_> {
             Ok(others) if job.options.dry_run => Box::pin(self.copy_all(others)).await,
             Ok(others) => Box::pin(self.enqueue(others)).await,
             Err(error) => {
+                // A scheduled run follows the rules, not what somebody asked for.
+                let promise = match job.options.origin {
+                    Some(_) => ", a scheduled run will find them",
+                    None => "",
+                };
                 let is_done =
                     |report: &&mut Report| report.figures.is_some() && report.error.is_none();
                 match reports.iter_mut().find(is_done) {
+                    // The look is all that is left, and the next invocation has time for it.
+                    _ if error.kind() == Kind::Deadline => {
+                        let subject = reports.first().and_then(|report| report.subject.clone());
+                        reports.push(Report::failed(subject, error));
+                    }
                     Some(report) => report.warn(format!(
-                        "the other tags of this digest could not be learnt, a scheduled run will find them: {error}"
+                        "the other tags of this digest could not be learnt{promise}: {error}"
                     )),
                     // Nothing came of the push: what may pass is tried again, and anything else is told with the reason.
                     None if error.kind().may_pass() => {
@@ -77,9 +87,13 @@ impl Invocation<'_> {
                         reports.push(Report::failed(subject, error));
                     }
                     None => {
-                        let text = format!("the other tags of this digest could not be learnt: {error}");
+                        let text =
+                            format!("the other tags of this digest could not be learnt: {error}");
                         match reports.first_mut() {
-                            Some(Report { reason: Some(reason), .. }) => reason.push_str(&format!("; {text}")),
+                            Some(Report {
+                                reason: Some(reason),
+                                ..
+                            }) => reason.push_str(&format!("; {text}")),
                             Some(report) => report.warn(text),
                             None => {}
                         }

@@ -77,17 +77,13 @@ impl Job {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// The message group of the job: one tag of one package to the same destinations. Jobs of one group are processed one after
-    /// the other, so that a tag is not written by two copies at a time. An announced digest does not count.
+    /// The message group of the job: one tag of one package. Jobs of one group are processed one after the other, so that a tag is
+    /// not written by two copies at a time. Neither an announced digest counts nor the destinations, as a scheduled run names only
+    /// those of a rule's that differ.
     ///
     /// It is a digest, as a group has at most 128 characters.
     pub fn group(&self) -> String {
-        let source = self.source.reference("ghcr.io");
-        let version = &self.source.version;
-        let destinations = self.destinations.iter();
-        let destinations = destinations.map(|destination| destination.reference(version));
-        let names: Vec<String> = std::iter::once(source).chain(destinations).collect();
-        Digest::of(names.join("\n").as_bytes()).encoded()
+        Digest::of(self.source.reference("ghcr.io").as_bytes()).encoded()
     }
 }
 

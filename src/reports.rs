@@ -11,7 +11,7 @@ use crate::error::Error;
 
 /// Lambda takes no reply of more than 6 MB (6,291,556 bytes); what is left out of it is counted. Images that are up to date may
 /// take the smaller part, so that there is room for what happened. (AWS Lambda developer guide, "Lambda quotas")
-const REPLY_LIMIT: usize = 5_000_000;
+const REPLY_LIMIT: usize = 5_500_000;
 const CURRENT_LIMIT: usize = 2_000_000;
 
 /// Collects reports, and knows what stands for all of them.
@@ -43,7 +43,9 @@ impl Reports {
             Outcome::Current => CURRENT_LIMIT,
             _ => REPLY_LIMIT,
         };
-        let length = line.len() + 1;
+        // The body of an HTTP reply is a text inside the reply, in which each of these takes one byte more.
+        let escaped = line.bytes().filter(|byte| matches!(byte, b'"' | b'\\'));
+        let length = line.len() + escaped.count() + 1;
         match self.bytes + length <= limit {
             true => {
                 self.bytes += length;

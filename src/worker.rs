@@ -35,7 +35,13 @@ pub async fn process(invocation: &Invocation<'_>, messages: &[Message]) -> Vec<S
     for message in messages {
         let delay = match held_groups.get(message.group.as_str()) {
             // Were it left to the queue's own visibility timeout, it would hold up its group longer than the message before it.
-            Some(delay) => Some(*delay),
+            Some(delay) => {
+                tracing::warn!(
+                    message = message.id,
+                    "held back by a message before it in its group"
+                );
+                Some(*delay)
+            }
             None => settle(invocation, message).await,
         };
         if let Some(delay) = delay {
@@ -71,6 +77,7 @@ pub async fn return_all(
 async fn settle(invocation: &Invocation<'_>, message: &Message) -> Option<Duration> {
     let deadline = invocation.shared.deadline;
     if deadline.is_over() {
+        tracing::warn!(message = message.id, "comes back: no time is left for it");
         return Some(message.backoff(None));
     }
     let job = read(invocation, message);
@@ -154,16 +161,19 @@ fn fate(jobs: &[Job], reports: &[Report], receive_count: u32) -> Fate {
     Fate::DeadLetter(Box::new(first.clone()))
 }
 
-/// The job for those destinations that failed, if the message was one job and its reports are those of its destinations.
+/// The job for those destinations that failed, if the message was one job and nothing else of it failed. Where other tags did, or the
+/// job's own tag was ignored, every destination is needed again.
 fn left_of(jobs: Vec<Job>, reports: &[Report]) -> Option<Job> {
     let [mut job] = <[Job; 1]>::try_from(jobs).ok()?;
-    let failed: Vec<bool> = reports
-        .iter()
-        .take(job.destinations.len())
-        .map(|report| matches!(report.outcome, Outcome::Failed | Outcome::Deferred))
-        .collect();
-    if failed.len() < job.destinations.len() || !failed.contains(&true) || !failed.contains(&false)
-    {
+    let has_failed =
+        |report: &Report| matches!(report.outcome, Outcome::Failed | Outcome::Deferred);
+    let (own, others) = reports.split_at_checked(job.destinations.len())?;
+    let is_ignored = own.iter().any(|report| report.outcome == Outcome::Ignored);
+    if is_ignored || others.iter().any(has_failed) {
+        return None;
+    }
+    let failed: Vec<bool> = own.iter().map(has_failed).collect();
+    if !failed.contains(&true) || !failed.contains(&false) {
         return None;
     }
     let mut failed = failed.into_iter();

@@ -21,8 +21,19 @@ pub const BATCH_SIZE: usize = 10;
 const FIRST_BACKOFF: Duration = Duration::from_secs(15);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15 * 60);
 
-/// The longest visibility timeout of SQS. (Amazon SQS developer guide, "Visibility timeout")
-const LONGEST_INVISIBILITY: Duration = Duration::from_secs(12 * 60 * 60);
+/// The longest visibility timeout of SQS is twelve hours from the receive, and a longer one is refused; an hour of them is left for
+/// the time that the message was worked on. (Amazon SQS developer guide, "Visibility timeout")
+const LONGEST_INVISIBILITY: Duration = Duration::from_secs(11 * 60 * 60);
+
+/// So often the entries of a batch are sent again that SQS failed for a moment, and so long before each time.
+const ENTRY_RETRIES: u32 = 2;
+const ENTRY_DELAY: Duration = Duration::from_millis(200);
+
+/// The most bytes of a message with its attributes. (Amazon SQS developer guide, "Message quotas")
+const MESSAGE_LIMIT: usize = 1024 * 1024;
+
+/// As many bytes as names and types of a dead letter's attributes have, and the longest kind.
+const ATTRIBUTES_FRAME: usize = "error".len() + "error_kind".len() + 2 * "String".len() + 9;
 
 /// The most characters of an error that goes with a dead letter.
 const LONGEST_ATTRIBUTE: usize = 2000;
@@ -89,14 +100,43 @@ impl Queue {
     pub async fn send(&self, messages: &[Draft], nonce: &str) -> Vec<Result<()>> {
         let mut results = Vec::new();
         for batch in messages.chunks(BATCH_SIZE) {
-            // Boxed, as the SDK's futures are large, and in several others.
-            results.extend(Box::pin(self.send_batch(batch, nonce)).await);
+            results.extend(self.send_entries(batch, nonce).await);
         }
         results
     }
 
-    async fn send_batch(&self, messages: &[Draft], nonce: &str) -> Vec<Result<()>> {
+    /// A batch that SQS takes may have entries that it fails for a moment. The SDK sends only whole calls again.
+    async fn send_entries(&self, messages: &[Draft], nonce: &str) -> Vec<Result<()>> {
         let all = |error: Error| messages.iter().map(|_| Err(error.clone())).collect();
+        // Boxed, as the SDK's futures are large, and in several others.
+        let mut results: Vec<Result<()>> = match Box::pin(self.send_batch(messages, nonce)).await {
+            Ok(results) => results,
+            Err(error) => return all(error),
+        };
+        for round in 0..ENTRY_RETRIES {
+            let is_left = |result: &Result<()>| matches!(result, Err(error) if error.kind() == Kind::Transient);
+            let left: Vec<usize> = (0..messages.len())
+                .filter(|position| is_left(&results[*position]))
+                .collect();
+            if left.is_empty() {
+                break;
+            }
+            tokio::time::sleep(ENTRY_DELAY * 2u32.pow(round)).await;
+            let drafts: Vec<Draft> = left
+                .iter()
+                .map(|position| messages[*position].clone())
+                .collect();
+            let Ok(again) = Box::pin(self.send_batch(&drafts, nonce)).await else {
+                break;
+            };
+            for (position, result) in left.into_iter().zip(again) {
+                results[position] = result;
+            }
+        }
+        results
+    }
+
+    async fn send_batch(&self, messages: &[Draft], nonce: &str) -> Result<Vec<Result<()>>> {
         let entry = |(position, message): (usize, &Draft)| {
             SendMessageBatchRequestEntry::builder()
                 .id(position.to_string())
@@ -106,14 +146,15 @@ impl Queue {
                 .build()
                 .map_err(|error| Error::Internal(error.to_string()))
         };
-        let entries: Vec<_> = match messages.iter().enumerate().map(entry).collect() {
-            Ok(entries) => entries,
-            Err(error) => return all(error),
-        };
+        let entries: Vec<_> = messages
+            .iter()
+            .enumerate()
+            .map(entry)
+            .collect::<Result<_>>()?;
         let request = self.client.send_message_batch().queue_url(&self.url);
         let output = match request.set_entries(Some(entries)).send().await {
             Ok(output) => output,
-            Err(error) => return all(api_error("SendMessage", &self.url, &error, advice)),
+            Err(error) => return Err(api_error("SendMessage", &self.url, &error, advice)),
         };
         let is_sent = |position: usize| {
             let position = position.to_string();
@@ -134,7 +175,7 @@ impl Queue {
                 )),
             }
         };
-        (0..messages.len()).map(is_sent).collect()
+        Ok((0..messages.len()).map(is_sent).collect())
     }
 
     fn failure(&self, kind: Kind, detail: String) -> Error {
@@ -194,10 +235,11 @@ impl Queue {
         let Some(url) = &self.dead_letter_url else {
             return Ok(false);
         };
-        let attribute = |value: String| {
+        let room = MESSAGE_LIMIT.saturating_sub(body.len());
+        let attribute = |value: &str| {
             MessageAttributeValue::builder()
                 .data_type("String")
-                .string_value(attribute_text(&value))
+                .string_value(value)
                 .build()
                 .map_err(|error| Error::Internal(error.to_string()))
         };
@@ -205,9 +247,15 @@ impl Queue {
         let request = request
             .message_body(body)
             .message_group_id(&message.group)
-            .message_deduplication_id(identifier(&[&message.id, "dead letter"]))
-            .message_attributes("error", attribute(error.to_string())?)
-            .message_attributes("error_kind", attribute(error.kind().to_string())?);
+            .message_deduplication_id(identifier(&[&message.id, "dead letter"]));
+        let text = attribute_text(&error.to_string(), room.saturating_sub(ATTRIBUTES_FRAME));
+        // Beside a body that takes all the room the reason is in the log alone.
+        let request = match text.is_empty() {
+            true => request,
+            false => request
+                .message_attributes("error", attribute(&text)?)
+                .message_attributes("error_kind", attribute(&error.kind().to_string())?),
+        };
         match Box::pin(request.send()).await {
             Ok(_) => Ok(true),
             Err(error) => Err(api_error("SendMessage", url, &error, advice)),
@@ -217,9 +265,15 @@ impl Queue {
 
 /// The text of an attribute: SQS refuses a message with characters that XML does not have, and a long one beside a long body.
 /// (Amazon SQS API reference, `SendMessage`)
-fn attribute_text(text: &str) -> String {
+fn attribute_text(text: &str, room: usize) -> String {
+    let mut bytes = 0;
     text.chars()
         .take(LONGEST_ATTRIBUTE)
+        .take_while(|character| {
+            // A control character becomes a space; no other one grows.
+            bytes += character.len_utf8();
+            bytes <= room
+        })
         .map(|character| match character {
             '\u{fffe}' | '\u{ffff}' => '\u{fffd}',
             character if character.is_control() => ' ',

@@ -31,11 +31,6 @@ pub(super) fn read(payload: Value) -> Result<Event> {
         return Ok(Event::Reconcile(Scope::default()));
     }
     let detail = payload.get("detail").cloned().unwrap_or_default();
-    let detail = match detail {
-        Value::String(text) => serde_json::from_str(&text)
-            .map_err(|error| Error::Event(format!("`detail` is not JSON: {error}")))?,
-        detail => detail,
-    };
     Ok(Event::GitHub(BusEvent {
         id: text("id"),
         source,
@@ -57,6 +52,12 @@ impl BusEvent {
                 accepted_sources.join(",")
             )));
         }
-        webhook::read(&self.name, self.payload.to_string().as_bytes()).map_err(Error::Event)
+        // Some senders write the payload as a text.
+        let payload = match &self.payload {
+            Value::String(text) => serde_json::from_str(text)
+                .map_err(|error| Error::Event(format!("`detail` is not JSON: {error}")))?,
+            payload => payload.clone(),
+        };
+        webhook::read(&self.name, payload.to_string().as_bytes()).map_err(Error::Event)
     }
 }

@@ -174,7 +174,7 @@ pub(super) fn read_reconcile(payload: Value) -> Result<Scope> {
     };
     let packages = match &fields.reconcile {
         Value::Bool(true) => None,
-        Value::Array(globs) => {
+        Value::Array(globs) if !globs.is_empty() => {
             let glob = |value: &Value| {
                 let text = value.as_str().ok_or_else(expected)?;
                 glob::packages(text)

@@ -83,7 +83,8 @@ async fn without_a_place_in_the_queue_there_is_no_promise() {
         "{report}"
     );
     scenario.sqs.server.clear_faults();
-    scenario.sqs.fail_entries("acme/api", 1);
+    // The first time and each time that it is sent again.
+    scenario.sqs.fail_entries("acme/api", 3);
     assert_eq!(
         http_reply(&scenario, &delivery("1", &image.top)).await.0,
         503
@@ -449,7 +450,7 @@ async fn a_job_that_sqs_refuses_is_named_among_several() {
     for tag in ["1", "2", "3"] {
         scenario.push(REPOSITORY, tag, &small_image());
     }
-    scenario.sqs.fail_entries("acme/api:2", 1);
+    scenario.sqs.fail_entries("acme/api:2", usize::MAX);
     let event = json!({"source": "ghcr.io/acme/api:1", "all_tags": true});
     let (kind, _) = scenario.invoke(&event).await.error();
     assert_eq!(kind, "Transient");
