@@ -182,7 +182,15 @@ async fn events_that_are_none() {
             "destination \"Prod/Api\"",
         ),
         (
-            json!({"source": "ghcr.io/acme/api:1", "platform": "linux/amd64"}),
+            json!({"source": "ghcr.io/acme/api:1", "platform": "amd64"}),
+            "expected `os/architecture`",
+        ),
+        (
+            json!({"source": "ghcr.io/acme/api:1", "platform": "a/b", "platforms": ["a/b"]}),
+            "name one of the two",
+        ),
+        (
+            json!({"source": "ghcr.io/acme/api:1", "token": "gho_x"}),
             "not supported by this version yet",
         ),
         (

@@ -16,6 +16,7 @@ mod engine;
 mod events;
 mod failures;
 mod foreign;
+mod forms;
 mod github;
 mod graph;
 mod hazards;

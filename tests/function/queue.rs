@@ -49,7 +49,7 @@ async fn a_webhook_is_answered_at_once_and_copied_by_the_worker() {
     assert_eq!(
         body,
         json!({
-            "source": source, "destination": "prod/api:1", "all_tags": true,
+            "source": source, "destination": "prod/api", "all_tags": true,
             "origin": "webhook", "delivery": event["headers"]["x-github-delivery"],
         })
     );
