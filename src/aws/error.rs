@@ -56,7 +56,9 @@ fn not_understood(status: Option<u16>) -> String {
     }
 }
 
-fn kind(code: &str, status: Option<u16>) -> Kind {
+/// What an error code means. Where a service has an older protocol too, as SQS has, the code is that of the older one, which is not
+/// always the name in the service's model: `KMS.ThrottlingException` stands for `KmsThrottled`.
+pub(super) fn kind(code: &str, status: Option<u16>) -> Kind {
     match code {
         "ResourceNotFoundException"
         | "QueueDoesNotExist"
@@ -70,7 +72,8 @@ fn kind(code: &str, status: Option<u16>) -> Kind {
         | "ExpiredTokenException"
         | "ExpiredToken"
         | "KMSAccessDeniedException"
-        | "KmsAccessDenied" => Kind::Denied,
+        | "KmsAccessDenied"
+        | "KMS.AccessDeniedException" => Kind::Denied,
         "ThrottlingException"
         | "Throttling"
         | "TooManyRequestsException"
@@ -83,6 +86,7 @@ fn kind(code: &str, status: Option<u16>) -> Kind {
         | "ServiceUnavailable"
         | "ServiceUnavailableException"
         | "KmsThrottled"
+        | "KMS.ThrottlingException"
         | "RequestTimeout"
         | "RequestTimeoutException" => Kind::Transient,
         _ if status.is_some_and(|status| status >= 500 || status == 429) => Kind::Transient,
