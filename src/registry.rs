@@ -198,7 +198,14 @@ impl Repository {
         let response = self.respond(place, authorized).await?;
         let status = response.status();
         let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        if !is_refused || !self.authorization.renew(header.as_ref(), status).await? {
+        // A 429 or a server fault may come from before anybody looked at the header.
+        if status.is_success() || status.is_redirection() {
+            self.authorization.accepted();
+        }
+        if !is_refused {
+            return Ok(response);
+        }
+        if !self.authorization.renew(header.as_ref(), status).await? {
             return Ok(response);
         }
         let header = self.admission(place).await?;
