@@ -54,7 +54,7 @@ impl Settings {
                 .map(Some)
                 .map_err(|reason| Error::Setting {
                     name,
-                    value,
+                    value: without_user(&value),
                     reason,
                 }),
             None => Ok(None),
@@ -118,11 +118,11 @@ fn queue_url(name: &'static str, value: Option<String>) -> Result<Option<String>
         return Ok(None);
     };
     let url = Url::parse(value.trim()).ok();
-    match url.filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host()) {
+    match url.filter(is_address) {
         Some(_) => Ok(Some(value.trim().to_owned())),
         None => Err(Error::Setting {
             name,
-            value,
+            value: without_user(&value),
             reason: "expected the URL of a queue, such as https://sqs.eu-west-3.amazonaws.com/123456789012/jobs.fifo".to_owned(),
         }),
     }
@@ -132,12 +132,27 @@ fn queue_url(name: &'static str, value: Option<String>) -> Result<Option<String>
 fn github_api_url(value: Option<String>) -> Result<Url> {
     let value = value.unwrap_or_else(|| "https://api.github.com".to_owned());
     let url = Url::parse(&value).ok();
-    url.filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host())
-        .ok_or(Error::Setting {
-            name: "GITHUB_API_URL",
-            value,
-            reason: "expected a URL such as https://api.github.com".to_owned(),
-        })
+    url.filter(is_address).ok_or_else(|| Error::Setting {
+        name: "GITHUB_API_URL",
+        value: without_user(&value),
+        reason: "expected a URL such as https://api.github.com".to_owned(),
+    })
+}
+
+/// Whether it is an address on the web without a user or password, which would be sent beside the credential that belongs there.
+fn is_address(url: &Url) -> bool {
+    let is_anonymous = url.username().is_empty() && url.password().is_none();
+    matches!(url.scheme(), "https" | "http") && url.has_host() && is_anonymous
+}
+
+/// The value of a setting for a message: no setting takes a user or a password, but people write them into addresses.
+fn without_user(value: &str) -> String {
+    let host = value.rfind('@').unwrap_or_default();
+    let user = value.find("://").map_or(0, |at| at + "://".len());
+    match user < host {
+        true => format!("{}…{}", &value[..user], &value[host..]),
+        false => value.to_owned(),
+    }
 }
 
 /// What the senders call themselves that put GitHub's webhooks on an event bus: AWS's own quick start, and
