@@ -18,6 +18,7 @@ mod foreign;
 mod github;
 mod graph;
 mod hazards;
+mod hunted_registries;
 mod interruptions;
 mod long_runs;
 mod matrix;
