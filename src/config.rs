@@ -71,7 +71,10 @@ impl Settings {
         Ok(Settings {
             rules: rules(lookup("RULES"), &hosts)?,
             hosts,
-            ghcr_token_secret_id: lookup("GHCR_TOKEN_SECRET_ID"),
+            ghcr_token_secret_id: secret_id(
+                "GHCR_TOKEN_SECRET_ID",
+                lookup("GHCR_TOKEN_SECRET_ID"),
+            )?,
             webhook_secret_id: lookup("WEBHOOK_SECRET_ID"),
             source_registry,
             destination_registry,
@@ -109,6 +112,22 @@ fn rules(value: Option<String>, hosts: &Hosts) -> Result<RulesSetting> {
         None => Rules::parse(&value, hosts)
             .map(RulesSetting::Written)
             .map_err(|reason| setting(&value, reason)),
+    }
+}
+
+/// The id of a secret is in errors, in the log and in CloudTrail. So the token itself, which is easily written in its place, must never
+/// be taken for one. (GitHub documentation, "About authentication to GitHub", GitHub's token formats)
+fn secret_id(name: &'static str, value: Option<String>) -> Result<Option<String>> {
+    const TOKENS: [&str; 6] = ["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"];
+    let is_token = |value: &String| TOKENS.iter().any(|start| value.trim().starts_with(start));
+    match value {
+        Some(value) if is_token(&value) => Err(Error::Setting {
+            name,
+            value: "…".to_owned(),
+            reason: "expected the id or ARN of a secret in Secrets Manager, not the token itself"
+                .to_owned(),
+        }),
+        value => Ok(value),
     }
 }
 
