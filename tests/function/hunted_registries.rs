@@ -123,7 +123,11 @@ async fn a_throttled_entry_of_a_batch_may_pass() {
     for kind in ["RequestThrottled", "KmsThrottled"] {
         scenario.sqs.fail_entries_with(kind, "acme/api", 1);
         let (status, report) = http_reply(&scenario, &delivery).await;
-        assert_eq!((status, &report["error_kind"]), (503, &json!("Transient")), "{report}");
+        assert_eq!(
+            (status, &report["error_kind"]),
+            (503, &json!("Transient")),
+            "{report}"
+        );
     }
     assert_eq!(http_reply(&scenario, &delivery).await.0, 202);
 }
@@ -141,17 +145,27 @@ async fn an_empty_user_name_counts_as_none() {
     }
 }
 
-/// People write a credential into an address. No setting takes one, and the error that says so is in the log.
+/// People write a credential where none belongs. No setting takes one, and the error that says so is in the log.
 #[tokio::test]
-async fn a_credential_in_an_address_stops_the_start_and_is_not_shown() {
+async fn a_credential_in_a_setting_stops_the_start_and_is_not_shown() {
     for (name, value) in [
         ("SOURCE_REGISTRY", "https://token:ghp_SECRET@ghcr.io"),
         ("SOURCE_REGISTRY", "token:ghp_SECRET@ghcr.io"),
-        ("DESTINATION_REGISTRY", "https://AWS:ghp_SECRET@registry.example/path"),
+        (
+            "DESTINATION_REGISTRY",
+            "https://AWS:ghp_SECRET@registry.example/path",
+        ),
         ("GITHUB_API_URL", "https://ghp_SECRET@api.github.com"),
-        ("JOB_QUEUE_URL", "https://key:ghp_SECRET@sqs.example/123456789012/jobs.fifo"),
+        // The token in place of the id of the secret that holds it.
+        ("GHCR_TOKEN_SECRET_ID", "ghp_SECRET"),
+        (
+            "JOB_QUEUE_URL",
+            "https://key:ghp_SECRET@sqs.example/123456789012/jobs.fifo",
+        ),
     ] {
-        let environment = [("RULES", RULES), (name, value)];
+        // Should it start all the same, it reaches nobody.
+        let nobody = ("AWS_ENDPOINT_URL", "http://127.0.0.1:1");
+        let environment = [("RULES", RULES), nobody, (name, value)];
         let function = Function::start(Path::new(BINARY), &environment).await;
         let outcome = function.invoke(&direct("1")).await;
         let is_stopped = matches!(outcome, Outcome::Exited { .. });
@@ -159,6 +173,6 @@ async fn a_credential_in_an_address_stops_the_start_and_is_not_shown() {
         let error = function.initialization_error().unwrap_or_default();
         let said = format!("{error}{}{outcome:?}", function.log());
         assert!(said.contains(&format!("setting {name} is ")), "{said}");
-        assert!(!said.contains("SECRET"), "{said}");
+        assert!(!said.contains("ghp_SECRET"), "{said}");
     }
 }
