@@ -30,8 +30,8 @@ where
             let cause = failure
                 .as_connector_error()
                 .and_then(std::error::Error::source);
-            let cause = cause.map_or("the connection failed".to_owned(), ToString::to_string);
-            (Kind::Transient, cause)
+            let detail = cause.map_or_else(|| "the connection failed".to_owned(), with_causes);
+            (Kind::Transient, detail)
         }
         (SdkError::ConstructionFailure(_), _) => (
             Kind::Invalid,
@@ -47,6 +47,13 @@ where
         advice: advice(kind),
         retry_after: None,
     }
+}
+
+/// An error and what it came of, down to the reason that tells an address that refuses from a name that is not found.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
 }
 
 fn not_understood(status: Option<u16>) -> String {

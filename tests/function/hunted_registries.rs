@@ -176,3 +176,16 @@ async fn a_credential_in_a_setting_stops_the_start_and_is_not_shown() {
         assert!(!said.contains("ghp_SECRET"), "{said}");
     }
 }
+
+/// A call of AWS that reaches nobody says why, as one of a registry does: a name that is not found, an address that refuses, and a
+/// certificate that is not trusted have different remedies.
+#[tokio::test]
+async fn a_call_of_aws_that_reaches_nobody_says_why() {
+    let nobody = ("AWS_ENDPOINT_URL", "http://127.0.0.1:1");
+    let environment = [("RULES", RULES), nobody];
+    let function = Function::start(Path::new(BINARY), &environment).await;
+    let (kind, message) = function.invoke(&direct("1")).await.error();
+    assert_eq!(kind, "Transient", "{message}");
+    assert!(message.starts_with("GetAuthorizationToken "), "{message}");
+    assert!(message.contains("Connection refused"), "{message}");
+}
