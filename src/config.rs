@@ -54,7 +54,7 @@ impl Settings {
                 .map(Some)
                 .map_err(|reason| Error::Setting {
                     name,
-                    value,
+                    value: without_user(&value),
                     reason,
                 }),
             None => Ok(None),
@@ -89,7 +89,10 @@ impl Settings {
         Ok(Settings {
             rules: rules(lookup("RULES"), &hosts)?,
             hosts,
-            ghcr_token_secret_id: lookup("GHCR_TOKEN_SECRET_ID"),
+            ghcr_token_secret_id: secret_id(
+                "GHCR_TOKEN_SECRET_ID",
+                lookup("GHCR_TOKEN_SECRET_ID"),
+            )?,
             webhook_secret_id: lookup("WEBHOOK_SECRET_ID"),
             source_registry,
             destination_registry,
@@ -127,6 +130,22 @@ fn rules(value: Option<String>, hosts: &Hosts) -> Result<RulesSetting> {
     }
 }
 
+/// The id of a secret is in errors, in the log and in CloudTrail. So the token itself, which is easily written in its place, must never
+/// be taken for one. (GitHub documentation, "About authentication to GitHub", GitHub's token formats)
+fn secret_id(name: &'static str, value: Option<String>) -> Result<Option<String>> {
+    const TOKENS: [&str; 6] = ["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"];
+    let is_token = |value: &String| TOKENS.iter().any(|start| value.trim().starts_with(start));
+    match value {
+        Some(value) if is_token(&value) => Err(Error::Setting {
+            name,
+            value: "…".to_owned(),
+            reason: "expected the id or ARN of a secret in Secrets Manager, not the token itself"
+                .to_owned(),
+        }),
+        value => Ok(value),
+    }
+}
+
 /// SQS is called by a queue's URL, and answers nothing useful to its ARN. Groups and de-duplication are for FIFO queues alone, whose
 /// names end in `.fifo`; a standard one would refuse every message. (Amazon SQS API reference, `CreateQueue`)
 fn queue_url(name: &'static str, value: Option<String>) -> Result<Option<String>> {
@@ -134,14 +153,12 @@ fn queue_url(name: &'static str, value: Option<String>) -> Result<Option<String>
         return Ok(None);
     };
     let url = Url::parse(value.trim()).ok();
-    let is_queue = |url: &Url| {
-        matches!(url.scheme(), "https" | "http") && url.has_host() && url.path().ends_with(".fifo")
-    };
+    let is_queue = |url: &Url| is_address(url) && url.path().ends_with(".fifo");
     match url.filter(is_queue) {
         Some(_) => Ok(Some(value.trim().to_owned())),
         None => Err(Error::Setting {
             name,
-            value,
+            value: without_user(&value),
             reason: "expected the URL of a FIFO queue, such as https://sqs.eu-west-3.amazonaws.com/123456789012/jobs.fifo".to_owned(),
         }),
     }
@@ -151,12 +168,27 @@ fn queue_url(name: &'static str, value: Option<String>) -> Result<Option<String>
 fn github_api_url(value: Option<String>) -> Result<Url> {
     let value = value.unwrap_or_else(|| "https://api.github.com".to_owned());
     let url = Url::parse(&value).ok();
-    url.filter(|url| matches!(url.scheme(), "https" | "http") && url.has_host())
-        .ok_or(Error::Setting {
-            name: "GITHUB_API_URL",
-            value,
-            reason: "expected a URL such as https://api.github.com".to_owned(),
-        })
+    url.filter(is_address).ok_or_else(|| Error::Setting {
+        name: "GITHUB_API_URL",
+        value: without_user(&value),
+        reason: "expected a URL such as https://api.github.com".to_owned(),
+    })
+}
+
+/// Whether it is an address on the web without a user or password, which would be sent beside the credential that belongs there.
+fn is_address(url: &Url) -> bool {
+    let is_anonymous = url.username().is_empty() && url.password().is_none();
+    matches!(url.scheme(), "https" | "http") && url.has_host() && is_anonymous
+}
+
+/// The value of a setting for a message: no setting takes a user or a password, but people write them into addresses.
+fn without_user(value: &str) -> String {
+    let host = value.rfind('@').unwrap_or_default();
+    let user = value.find("://").map_or(0, |at| at + "://".len());
+    match user < host {
+        true => format!("{}…{}", &value[..user], &value[host..]),
+        false => value.to_owned(),
+    }
 }
 
 /// What the senders call themselves that put GitHub's webhooks on an event bus: AWS's own quick start, and

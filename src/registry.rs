@@ -221,17 +221,33 @@ impl Repository {
         request: impl Fn() -> RequestBuilder,
     ) -> Result<Response> {
         let header = self.header(place).await?;
-        let authorized = self.authorized(request(), header.clone());
         self.observer.saw(Happened::Request);
-        let response = self.respond(place, authorized).await?;
+        let response = self.ask(place, request(), header.clone()).await?;
         let status = response.status();
         let is_refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         if !is_refused || !self.authorization.renew(header.as_ref(), status).await? {
             return Ok(response);
         }
         let header = self.admission(place).await?;
-        self.respond(place, self.authorized(request(), header))
-            .await
+        self.ask(place, request(), header).await
+    }
+
+    /// Sends a request with a header, and notes whether the registry accepts that.
+    async fn ask(
+        &self,
+        place: &Place<'_>,
+        request: RequestBuilder,
+        header: Option<HeaderValue>,
+    ) -> Result<Response> {
+        let response = self
+            .respond(place, self.authorized(request, header))
+            .await?;
+        let status = response.status();
+        // A 429 or a server fault may come from before anybody looked at the header.
+        if status.is_success() || status.is_redirection() {
+            self.authorization.accepted();
+        }
+        Ok(response)
     }
 
     /// As [`Repository::transmit`], but the head of the answer is not waited for without end.

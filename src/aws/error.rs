@@ -30,8 +30,8 @@ where
             let cause = failure
                 .as_connector_error()
                 .and_then(std::error::Error::source);
-            let cause = cause.map_or("the connection failed".to_owned(), ToString::to_string);
-            (Kind::Transient, cause)
+            let detail = cause.map_or_else(|| "the connection failed".to_owned(), with_causes);
+            (Kind::Transient, detail)
         }
         (SdkError::ConstructionFailure(_), _) => (
             Kind::Invalid,
@@ -49,6 +49,13 @@ where
     }
 }
 
+/// An error and what it came of, down to the reason that tells an address that refuses from a name that is not found.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
 fn not_understood(status: Option<u16>) -> String {
     match status {
         Some(status) => format!("status {status} with an answer that can't be understood"),
@@ -56,7 +63,9 @@ fn not_understood(status: Option<u16>) -> String {
     }
 }
 
-fn kind(code: &str, status: Option<u16>) -> Kind {
+/// What an error code means. Where a service has an older protocol too, as SQS has, the code is that of the older one, which is not
+/// always the name in the service's model: `KMS.ThrottlingException` stands for `KmsThrottled`.
+pub(super) fn kind(code: &str, status: Option<u16>) -> Kind {
     match code {
         "ResourceNotFoundException"
         | "QueueDoesNotExist"
@@ -70,7 +79,8 @@ fn kind(code: &str, status: Option<u16>) -> Kind {
         | "ExpiredTokenException"
         | "ExpiredToken"
         | "KMSAccessDeniedException"
-        | "KmsAccessDenied" => Kind::Denied,
+        | "KmsAccessDenied"
+        | "KMS.AccessDeniedException" => Kind::Denied,
         "ThrottlingException"
         | "Throttling"
         | "TooManyRequestsException"
@@ -83,6 +93,7 @@ fn kind(code: &str, status: Option<u16>) -> Kind {
         | "ServiceUnavailable"
         | "ServiceUnavailableException"
         | "KmsThrottled"
+        | "KMS.ThrottlingException"
         | "RequestTimeout"
         | "RequestTimeoutException" => Kind::Transient,
         _ if status.is_some_and(|status| status >= 500 || status == 429) => Kind::Transient,

@@ -9,7 +9,7 @@ use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 
-use super::error::api_error;
+use super::error::{api_error, kind};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::Digest;
 
@@ -159,10 +159,10 @@ impl Queue {
         let is_sent = |position: usize| {
             let position = position.to_string();
             if let Some(entry) = output.failed.iter().find(|entry| entry.id == position) {
-                let kind = if entry.sender_fault {
-                    Kind::Invalid
-                } else {
-                    Kind::Transient
+                // Throttling counts as the sender's fault too. (async-aws/aws#1227)
+                let kind = match entry.sender_fault {
+                    true => kind(&entry.code, None),
+                    false => Kind::Transient,
                 };
                 let message = entry.message.as_deref().unwrap_or_default();
                 return Err(self.failure(kind, format!("{}: {message}", entry.code)));

@@ -176,7 +176,9 @@ fn parse(
         Ok(Value::Object(object)) => {
             let string = |name: &str| object.get(name).and_then(Value::as_str).map(str::trim);
             let secret = string(field).ok_or(format!("has no text field `{field}`"))?;
-            (secret.to_owned(), string("username").map(str::to_owned))
+            // GHCR ignores the name, but there has to be one.
+            let username = string("username").filter(|name| !name.is_empty());
+            (secret.to_owned(), username.map(str::to_owned))
         }
         _ => (text.to_owned(), None),
     };

@@ -6,6 +6,7 @@
 //! A credential that is refused is read again from where it comes from; if it has been replaced meanwhile, the request is made
 //! once more with the new one.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use base64::Engine;
@@ -75,6 +76,8 @@ pub(super) struct Authorization {
     is_preemptive: bool,
     /// The lock is held during the exchange, so that many requests at once make one.
     given: Mutex<Given>,
+    /// Whether the registry has accepted the header that is given.
+    is_accepted: AtomicBool,
     /// What must never stand in a message, should a registry echo it.
     secrets: SyncMutex<Vec<SecretString>>,
 }
@@ -113,6 +116,7 @@ impl Authorization {
             credentials,
             is_preemptive,
             given: Mutex::default(),
+            is_accepted: AtomicBool::new(false),
             secrets: SyncMutex::default(),
         }
     }
@@ -156,8 +160,16 @@ impl Authorization {
         Ok(header)
     }
 
+    /// The registry accepted the header.
+    pub(super) fn accepted(&self) {
+        self.is_accepted.store(true, Ordering::Relaxed);
+    }
+
     /// The registry answered `status`, 401 or 403, to a request with the header `refused`. Says whether another header can be
     /// had: a new bearer token, or one by a credential that has been replaced meanwhile.
+    ///
+    /// GHCR answers 403 too to a bearer token that it does not accept (CopilotKit/CopilotKit#5239). One that it accepted before has
+    /// run out; a new one that is refused tells of a missing permission.
     ///
     /// # Errors
     /// What the credential could not be read for.
@@ -174,9 +186,12 @@ impl Authorization {
         {
             return Ok(true);
         }
+        // Several requests may be refused at once: the first forgets the token, and all of them are sent again with the next one.
+        let is_forgotten = given.header.is_none();
         // Permissions may have changed since the token was given, so a 403 forgets it too.
         given.header = None;
-        if status == StatusCode::UNAUTHORIZED && !self.is_preemptive {
+        let has_run_out = self.is_accepted.swap(false, Ordering::Relaxed) || is_forgotten;
+        if !self.is_preemptive && (status == StatusCode::UNAUTHORIZED || has_run_out) {
             return Ok(true);
         }
         Ok(self.credential(Freshness::AfterRefusal).await? != given.credential)

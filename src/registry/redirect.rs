@@ -57,6 +57,11 @@ fn reach(address: IpAddr) -> Option<Reach> {
         },
         IpAddr::V6(address) if address.is_loopback() => Some(Reach::Host),
         IpAddr::V6(address) if address.is_unique_local() => Some(Reach::Network),
+        // An IPv4 address behind a translator, as subnets without IPv4 reach it. (RFC 6052, section 2.1)
+        IpAddr::V6(address) if address.segments()[..6] == [0x64, 0xff9b, 0, 0, 0, 0] => {
+            let [.., a, b, c, d] = address.octets();
+            reach(IpAddr::V4([a, b, c, d].into()))
+        }
         IpAddr::V6(address) => {
             let is_of_no_host = address.is_unspecified() || address.is_multicast();
             (!is_of_no_host && !address.is_unicast_link_local()).then_some(Reach::Internet)
@@ -76,6 +81,7 @@ mod tests {
         for to in [
             "https://185.199.108.154/x",
             "https://[2606:50c0::154]/",
+            "https://[64:ff9b::185.199.108.154]/",
             "https://pkg.example",
         ] {
             assert!(
@@ -90,6 +96,7 @@ mod tests {
             "https://172.16.0.1",
             "https://100.64.0.1",
             "https://[fd00::1]",
+            "https://[64:ff9b::10.0.0.1]",
         ] {
             assert_eq!(
                 [internet, network, host].map(|from| leads(from, to)),
@@ -116,6 +123,7 @@ mod tests {
             "http://[fe80::1]",
             "http://[::]",
             "http://224.0.0.1",
+            "http://[64:ff9b::169.254.169.254]/latest/meta-data",
         ] {
             assert!(
                 ![internet, network, host]

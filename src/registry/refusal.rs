@@ -116,18 +116,21 @@ pub(super) async fn of(response: Response, place: &Place<'_>) -> Error {
 }
 
 /// A manifest is refused because something that it refers to is not there. Neither ECR's status nor its code is documented for
-/// it, so the exceptions' names in the message count too. (ECR API reference, `PutImage`)
+/// it: seen were BLOB_UPLOAD_UNKNOWN, "Layers with digests '[…]' required for pushing image into repository with name '…' …", and
+/// MANIFEST_BLOB_UNKNOWN, "Images with digests …". So these words and the exceptions' names count too.
+/// (oras-project/oras-py#54; int128/docker-manifest-create-action#63; ECR API reference, `PutImage`)
 fn is_part_missing(place: &Place<'_>, code: &str, message: &str) -> bool {
     place.operation == Operation::PushManifest
         && (matches!(
             code,
-            "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN" | "MANIFEST_UNKNOWN"
+            "MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN" | "BLOB_UPLOAD_UNKNOWN" | "MANIFEST_UNKNOWN"
         ) || [
             "LayersNotFoundException",
             "ReferencedImagesNotFoundException",
+            "required for pushing image into repository",
         ]
         .iter()
-        .any(|exception| message.contains(exception)))
+        .any(|words| message.contains(words)))
 }
 
 /// At most `limit` bytes of a body, or `None` if there are more or they don't arrive.

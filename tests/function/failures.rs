@@ -156,7 +156,7 @@ async fn a_missing_permission_for_the_authorization() {
 #[tokio::test]
 async fn events_that_are_none() {
     let scenario = Scenario::start().await;
-    let cases: [(Value, &str); 17] = [
+    let cases: [(Value, &str); 19] = [
         (json!({}), "neither an HTTP request (`requestContext`)"),
         (json!(null), "neither an HTTP request"),
         (json!("ghcr.io/acme/api:1"), "neither an HTTP request"),

@@ -31,6 +31,7 @@ mod properties;
 mod pushes;
 mod queue;
 mod refused_runs;
+mod registries;
 mod rotation;
 mod scenario;
 mod schedule;

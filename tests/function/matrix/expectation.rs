@@ -230,6 +230,9 @@ pub(super) fn once(class: Class, operation: Operation) -> &'static [&'static str
         // are believed.
         (Unauthorized, GetTag) | (Page, Ping) => &["copied", "Denied"],
         (Unauthorized, Ping | GetManifest | GetBlob) => COPIED,
+        // GHCR may say so with 403 too: a token that was accepted before is replaced, and a new one's refusal is believed.
+        (Forbidden | Expired, GetTag) => &["copied", "Denied"],
+        (Forbidden | Expired, GetManifest | GetBlob) => COPIED,
         (Unauthorized, GetStorage) => &["copied", "Denied"],
         // A signed URL that has run out is replaced.
         (Forbidden | Expired, GetStorage) => COPIED,

@@ -1,7 +1,7 @@
 //! Amazon ECR's registry API, `/v2`, with the refusals by which it differs from other registries.
 //!
-//! Statuses, codes and texts are those that AWS documents or that users of the real service have quoted. Where neither exists
-//! (missing layers or children at a manifest PUT), the message has the name of the JSON API's exception.
+//! Statuses, codes and texts are those that AWS documents or that users of the real service have quoted. Where nobody has quoted the
+//! status (missing layers or children at a manifest PUT), it is that of the JSON API's exception.
 //! Blobs are hashed while they arrive. The content of one larger than a mebibyte is not stored.
 //! PATCH is refused: ECR's uploads in parts are off the specification, and a client that relies on them fails
 //! (aws/containers-roadmap, issue 2831).

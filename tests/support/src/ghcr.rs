@@ -50,6 +50,7 @@ struct State {
     signatures: BTreeMap<String, Blob>,
     /// Bearer tokens and signatures issued so far; makes each unique.
     issued: usize,
+    forbids_unknown_bearers: bool,
     realm: Option<String>,
     redirect: Option<String>,
     range_answer: RangeAnswer,
@@ -109,6 +110,7 @@ impl Ghcr {
             bearers: BTreeMap::new(),
             signatures: BTreeMap::new(),
             issued: 0,
+            forbids_unknown_bearers: false,
             realm: None,
             redirect: None,
             range_answer: RangeAnswer::Exact,
@@ -228,6 +230,12 @@ impl Ghcr {
         lock(&self.state).bearers.clear();
     }
 
+    /// Answers 403 to bearer tokens that are not accepted, without a challenge, instead of 401. GHCR was seen to do so.
+    /// (CopilotKit/CopilotKit#5239)
+    pub fn forbid_unknown_bearers(&self) {
+        lock(&self.state).forbids_unknown_bearers = true;
+    }
+
     /// Refuses all signed URLs issued so far.
     pub fn expire_signatures(&self) {
         lock(&self.state).signatures.clear();
@@ -340,6 +348,9 @@ impl State {
     }
 
     fn challenge(&self, repository: &str, headers: &HeaderMap) -> Reply {
+        if self.forbids_unknown_bearers && bearer(headers).is_some() {
+            return oci_error(403, "DENIED", "requested access to the resource is denied");
+        }
         let realm = self
             .realm
             .clone()

@@ -60,8 +60,8 @@ struct State {
     url: String,
     queues: BTreeMap<String, Queue>,
     denied: BTreeSet<String>,
-    /// Parts of bodies, and how many more batch entries with each will fail.
-    failing: Vec<(String, usize)>,
+    /// Parts of bodies, how many more batch entries with each will fail, and with which error.
+    failing: Vec<(String, usize, &'static str)>,
     /// Messages accepted so far; makes each unique.
     issued: u64,
 }
@@ -215,13 +215,23 @@ impl Sqs {
 
     /// Fails the next `times` entries of batches whose body contains `body_part`; the other entries are accepted.
     pub fn fail_entries(&self, body_part: &str, times: usize) {
-        self.state().failing.push((body_part.to_owned(), times));
+        self.fail_entries_with("InternalError", body_part, times);
+    }
+
+    /// As [`Sqs::fail_entries`], with the error `kind` of the service's model.
+    pub fn fail_entries_with(&self, kind: &'static str, body_part: &str, times: usize) {
+        let script = (body_part.to_owned(), times, kind);
+        self.state().failing.push(script);
     }
 
     /// The answer to a caller that sends too many requests.
     pub fn throttling() -> Fault {
-        let message = "Request is throttled.";
-        let (headers, body) = error("RequestThrottled", message);
+        Sqs::refusal("RequestThrottled", "Request is throttled.")
+    }
+
+    /// A refusal with the error `kind` of the service's model, such as `KmsThrottled`.
+    pub fn refusal(kind: &str, message: &str) -> Fault {
+        let (headers, body) = error(kind, message);
         Fault::Status {
             status: 400,
             headers: headers
@@ -451,18 +461,20 @@ impl State {
 
         let (mut successful, mut failed) = (Vec::new(), Vec::new());
         for (id, draft) in entries.iter().map(|entry| &entry["Id"]).zip(drafts) {
-            match draft {
-                Ok(draft) if self.is_to_fail(&draft.body) => failed.push(json!({
-                    "Id": id, "SenderFault": false, "Code": "InternalError",
+            let failure = draft.as_ref().ok().and_then(|it| self.failure(&it.body));
+            match (draft, failure) {
+                // All but a fault of the service counts as the sender's, throttling too.
+                (_, Some(kind)) => failed.push(json!({
+                    "Id": id, "SenderFault": kind != "InternalError", "Code": query_code(kind),
                     "Message": "We encountered an internal error. Please try again.",
                 })),
-                Ok(draft) => {
+                (Ok(draft), None) => {
                     let (message_id, sequence_number) = self.send(queue, draft);
                     successful.push(json!({
                         "Id": id, "MessageId": message_id, "SequenceNumber": sequence_number,
                     }));
                 }
-                Err(Refusal { kind, message }) => failed.push(json!({
+                (Err(Refusal { kind, message }), None) => failed.push(json!({
                     "Id": id, "SenderFault": true, "Code": query_code(kind), "Message": message,
                 })),
             }
@@ -470,15 +482,13 @@ impl State {
         Ok(json!({ "Successful": successful, "Failed": failed }))
     }
 
-    fn is_to_fail(&mut self, body: &str) -> bool {
-        let script = self
-            .failing
-            .iter_mut()
-            .find(|(part, times)| *times > 0 && body.contains(part.as_str()));
-        script.is_some_and(|(_, times)| {
-            *times -= 1;
-            true
-        })
+    /// The error with which an entry with this body is to fail.
+    fn failure(&mut self, body: &str) -> Option<&'static str> {
+        let mut scripts = self.failing.iter_mut();
+        let (_, times, kind) =
+            scripts.find(|(part, times, _)| *times > 0 && body.contains(part.as_str()))?;
+        *times -= 1;
+        Some(*kind)
     }
 
     fn change_visibility(&mut self, queue: &str, input: &Value) -> Result<Value, Refusal> {
@@ -680,6 +690,9 @@ fn query_code(kind: &str) -> String {
         | "InvalidBatchEntryId"
         | "BatchRequestTooLong"
         | "MessageNotInflight" => format!("AWS.SimpleQueueService.{kind}"),
+        "KmsThrottled" => "KMS.ThrottlingException".to_owned(),
+        "KmsAccessDenied" => "KMS.AccessDeniedException".to_owned(),
+        "KmsDisabled" => "KMS.DisabledException".to_owned(),
         _ => kind.to_owned(),
     }
 }

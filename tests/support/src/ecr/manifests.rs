@@ -5,6 +5,7 @@ use hyper::http::request::Parts;
 use serde_json::Value;
 
 use super::{Refusal, Repository, State, TagWrite, is_digest, unsupported};
+use crate::function::ACCOUNT;
 use crate::http::{self, Reply};
 use crate::image::{
     DOCKER_FOREIGN_LAYER, DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, StoredManifest,
@@ -122,20 +123,16 @@ pub(super) fn put(
         .filter(|it| !repository.holds(it, is_image))
         .collect();
     if !missing.is_empty() {
-        let exception = if is_image {
-            "LayersNotFoundException"
-        } else {
-            "ReferencedImagesNotFoundException"
+        // The exception's name is in neither. (oras-project/oras-py#54; int128/docker-manifest-create-action#63)
+        let (code, parts) = match is_image {
+            true => ("BLOB_UPLOAD_UNKNOWN", "Layers"),
+            false => ("MANIFEST_BLOB_UNKNOWN", "Images"),
         };
         let message = format!(
-            "{exception}: {} do not exist in '{name}'",
+            "{parts} with digests '[{}]' required for pushing image into repository with name '{name}' in the registry with id '{ACCOUNT}' do not exist",
             missing.join(", ")
         );
-        return Err(Box::new(http::oci_error(
-            400,
-            "MANIFEST_BLOB_UNKNOWN",
-            &message,
-        )));
+        return Err(Box::new(http::oci_error(400, code, &message)));
     }
     if !by_digest && repository.immutable && repository.tags.contains_key(reference) {
         let message = format!(

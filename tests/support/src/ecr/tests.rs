@@ -151,10 +151,9 @@ async fn an_image_needs_its_blobs_and_an_index_its_children() {
     let ecr = registry().await;
     let child = Image::single(&[Blob::bytes("layer")]);
     let index = Image::index(vec![child.clone().on("linux/amd64")]);
-    let unknown = "400 MANIFEST_BLOB_UNKNOWN";
-    assert_eq!(put(&ecr, "1", &child).await, unknown);
+    assert_eq!(put(&ecr, "1", &child).await, "400 BLOB_UPLOAD_UNKNOWN");
     push_blobs(&ecr, &child).await;
-    assert_eq!(put(&ecr, "1", &index).await, unknown);
+    assert_eq!(put(&ecr, "1", &index).await, "400 MANIFEST_BLOB_UNKNOWN");
     assert_eq!(put(&ecr, &child.top, &child).await, "201 ");
     assert!(ecr.tag_writes().is_empty());
     assert_eq!(put(&ecr, "1", &index).await, "201 ");
@@ -186,7 +185,7 @@ async fn manifests_that_ecr_does_not_accept_are_refused() {
         (Image::raw(OCI_MANIFEST, huge), "405 UNSUPPORTED"),
         (Image::raw("application/json", "{}"), "405 UNSUPPORTED"),
         (Image::raw(DOCKER_MANIFEST, bytes), "405 UNSUPPORTED"),
-        (with_urls(OCI_LAYER), "400 MANIFEST_BLOB_UNKNOWN"),
+        (with_urls(OCI_LAYER), "400 BLOB_UPLOAD_UNKNOWN"),
         (with_urls(DOCKER_FOREIGN_LAYER), "201 "),
     ] {
         push_blobs(&ecr, &image).await;
