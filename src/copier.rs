@@ -188,7 +188,7 @@ impl Copier {
                 .await?;
             for tag in version.map(|version| version.tags).unwrap_or_default() {
                 let refusal = rule.map_or_else(|| not_an_image(&tag), |rule| rule.refusal(&tag));
-                let destinations = followed(job);
+                let destinations = followed(job, named);
                 let is_known = Some(tag.as_str()) == named
                     || jobs
                         .iter()
@@ -228,11 +228,12 @@ fn without_token(package: &str) -> Error {
     }
 }
 
-/// The same destinations for another tag. One whose tag does not follow the source's has the digest already.
-fn followed(job: &Job) -> Vec<Destination> {
+/// The same destinations for another tag. One whose tag does not follow the source's has the digest already; a tag that is written
+/// as the source's own follows it.
+fn followed(job: &Job, named: Option<&str>) -> Vec<Destination> {
     let destinations = job.destinations.iter();
-    let follow = destinations.filter(|destination| destination.tag.follows_the_tag());
-    follow.cloned().collect()
+    let follow = destinations.filter_map(|destination| destination.followed(named));
+    follow.collect()
 }
 
 /// The secret with the token for a job's package, if its rule names one.

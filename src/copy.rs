@@ -45,7 +45,7 @@ const ROUNDS: usize = 3;
 
 /// Once a destination has said what it has, the others have so long to say it. One that stands still has a round of its own, later,
 /// so that it keeps nothing from the others.
-const LATENESS: Duration = Duration::from_secs(5);
+const LATENESS: Duration = Duration::from_secs(2);
 
 /// One image to copy, with the repositories at hand.
 pub struct Copy<'a> {

@@ -87,7 +87,7 @@ impl TagPattern {
     }
 
     /// Whether another tag at the source means another tag at the destination.
-    pub fn follows_the_tag(&self) -> bool {
+    fn follows_the_tag(&self) -> bool {
         self.0.contains(TAG)
     }
 }
@@ -109,6 +109,19 @@ impl Destination {
             Ok(Some(tag)) => format!("{}:{tag}", self.place()),
             _ => self.place(),
         }
+    }
+
+    /// The same place for another tag of an image of which `named` was named; `None` if its tag is the same for both.
+    pub fn followed(&self, named: Option<&str>) -> Option<Self> {
+        let tag = match self.tag.follows_the_tag() {
+            true => self.tag.clone(),
+            false if Some(self.tag.0.as_str()) == named => TagPattern::default(),
+            false => return None,
+        };
+        Some(Destination {
+            tag,
+            ..self.clone()
+        })
     }
 
     /// `[host/]repository`

@@ -121,13 +121,14 @@ async fn a_throttled_entry_of_a_batch_may_pass() {
     let body = webhook::package_event("acme", "api", "1", &image.top);
     let delivery = webhook::api_gateway_v2("package", &body, WEBHOOK_SECRET);
     for kind in ["RequestThrottled", "KmsThrottled"] {
-        scenario.sqs.fail_entries_with(kind, "acme/api", 1);
+        scenario.sqs.fail_entries_with(kind, "acme/api", 100);
         let (status, report) = http_reply(&scenario, &delivery).await;
         assert_eq!(
             (status, &report["error_kind"]),
             (503, &json!("Transient")),
             "{report}"
         );
+        scenario.sqs.fail_no_entries();
     }
     assert_eq!(http_reply(&scenario, &delivery).await.0, 202);
 }

@@ -224,6 +224,11 @@ impl Sqs {
         self.state().failing.push(script);
     }
 
+    /// From now on no entry fails.
+    pub fn fail_no_entries(&self) {
+        self.state().failing.clear();
+    }
+
     /// The answer to a caller that sends too many requests.
     pub fn throttling() -> Fault {
         Sqs::refusal("RequestThrottled", "Request is throttled.")
