@@ -43,6 +43,9 @@ use crate::registry::Repository;
 /// How often a copy starts over, as the source's tag moved under it or the destination lost a part.
 const ROUNDS: usize = 3;
 
+/// How long a destination that misses a part is left alone before it is asked again: it may only be late to show what was pushed.
+const LOST_PARTS_PAUSE: Duration = Duration::from_millis(500);
+
 /// Once a destination has said what it has, the others have so long to say it. One that stands still has a round of its own, later,
 /// so that it keeps nothing from the others.
 const LATENESS: Duration = Duration::from_secs(2);
@@ -159,6 +162,9 @@ impl Copy<'_> {
                 .await?;
             forced = forced.and(lost_parts);
             patience = Duration::ZERO;
+            if !lost_parts.is_empty() {
+                tokio::time::sleep(LOST_PARTS_PAUSE).await;
+            }
         }
         Ok(())
     }

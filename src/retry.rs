@@ -19,7 +19,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The tries of one operation.
 #[derive(Default)]
 pub struct Retry {
+    /// Tries that failed, and those of them that were only asked for patience.
     tries: usize,
+    throttled: usize,
     delays: Option<ExponentialBackoff>,
 }
 
@@ -31,15 +33,18 @@ impl Retry {
 
     /// Whether to try once more after `error`.
     ///
-    /// [`Kind::Transient`] is tried again four times, or eight times if the operation was throttled. Content that is not what it
-    /// should be is looked at once more, as it may have been damaged on the way; then it is believed. The invocation's deadline ends
-    /// it from outside.
+    /// [`Kind::Transient`] is tried again four times, and as long as the operation is only throttled another eight times. Content that
+    /// is not what it should be is looked at once more, as it may have been damaged on the way; then it is believed. The
+    /// invocation's deadline ends it from outside.
     pub fn is_worth_it(&self, error: &Error) -> bool {
         match (error.kind(), error.retry_after()) {
-            (Kind::Transient, Some(wait)) => wait <= LONGEST_WAIT && self.tries < THROTTLED_RETRIES,
+            (Kind::Transient, Some(wait)) => {
+                wait <= LONGEST_WAIT && self.throttled < THROTTLED_RETRIES
+            }
             // The same manifest is refused again until its parts are there again.
             (Kind::Transient, None) => {
-                !matches!(error, Error::PartMissing { .. }) && self.tries < RETRIES
+                let failed = self.tries - self.throttled;
+                !matches!(error, Error::PartMissing { .. }) && failed < RETRIES
             }
             _ => matches!(error, Error::Content { .. }) && self.tries == 0,
         }
@@ -58,6 +63,7 @@ impl Retry {
         let asked_for = error.retry_after().unwrap_or_default();
         let delay = delays.next().unwrap_or_default().max(asked_for);
         self.tries += 1;
+        self.throttled += usize::from(error.retry_after().is_some());
         observer.saw(Happened::Retry);
         tracing::info!(%error, delay_ms = delay.as_millis() as u64, "trying again");
         tokio::time::sleep(delay).await;
@@ -86,18 +92,36 @@ where
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_wait_of_more_than_a_minute_is_left_to_the_next_invocation() {
-        let throttled = |retry_after| Error::Api {
+    fn transient(retry_after: Option<Duration>) -> Error {
+        Error::Api {
             operation: "list packages",
             subject: "acme".to_owned(),
             kind: Kind::Transient,
             detail: String::new(),
             advice: "",
-            retry_after: Some(retry_after),
+            retry_after,
+        }
+    }
+
+    #[test]
+    fn to_be_throttled_takes_no_try_from_what_fails() {
+        let retry = |failed, throttled| Retry {
+            tries: failed + throttled,
+            throttled,
+            delays: None,
         };
-        let tried = |tries| Retry {
-            tries,
+        assert!(retry(RETRIES - 1, THROTTLED_RETRIES).is_worth_it(&transient(None)));
+        assert!(!retry(RETRIES, 0).is_worth_it(&transient(None)));
+        let second = Some(Duration::from_secs(1));
+        assert!(retry(RETRIES, THROTTLED_RETRIES - 1).is_worth_it(&transient(second)));
+    }
+
+    #[test]
+    fn a_wait_of_more_than_a_minute_is_left_to_the_next_invocation() {
+        let throttled = |retry_after| transient(Some(retry_after));
+        let tried = |throttled| Retry {
+            tries: throttled,
+            throttled,
             delays: None,
         };
         let minute = Duration::from_secs(60);

@@ -160,6 +160,8 @@ fn kind(place: &Place<'_>, status: StatusCode, code: &str, message: &str) -> Kin
         // An upload session that is gone or out of step: a new session starts from the first byte.
         // (apple/containerization#790; ECR: "First byte of the layer part is X instead of Y")
         404 if code.starts_with("BLOB_UPLOAD") => Kind::Transient,
+        // The session was there a moment ago, and with it the repository.
+        404 if place.operation == Operation::PushBlob && code != "NAME_UNKNOWN" => Kind::Transient,
         404 => Kind::NotFound,
         408 | 416 | 425 | 429 | 500..=599 => Kind::Transient,
         // The bytes that arrived do not have the digest: read again, and look closer this time.
