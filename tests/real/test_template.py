@@ -74,6 +74,15 @@ def test_the_copy_function_deletes_no_image_and_is_not_public(resources):
 
 
 @pytest.mark.parametrize("role", ["WebhookRole", "CopyRole"])
+def test_what_the_function_reads_does_not_count_as_a_pull(resources):
+    exclusions = [
+        resource["Properties"]["PrincipalArn"]
+        for resource in resources.values()
+        if resource["Type"] == "AWS::ECR::PullTimeUpdateExclusion"
+    ]
+    assert exclusions == ["CopyRole.Arn"]
+
+
 def test_both_functions_may_read_the_secret_that_holds_the_rules(resources, role):
     rules, = [statement for statement in statements(resources[role]) if statement["Sid"] == "Rules"]
     assert (rules["Action"], rules["Resource"]) == ("secretsmanager:GetSecretValue", "RulesSecretArn")
