@@ -1,6 +1,8 @@
 //! One job, from its references to its reports: opens the repositories, has the engine copy, and finds the other tags that were
 //! pushed with the one that GitHub named.
 
+mod creating;
+
 use std::collections::BTreeSet;
 
 use futures_util::future;
@@ -13,6 +15,7 @@ use crate::job::{Job, Options};
 use crate::manifest::Digest;
 use crate::reference::{Destination, Source, Version};
 use crate::registries::Registries;
+use crate::repositories::Repositories;
 use crate::rules::{Rules, not_an_image};
 
 /// What it takes to carry out jobs. Lives as long as the process.
@@ -21,6 +24,8 @@ pub struct Copier {
     pub registries: Registries,
     /// GitHub's API.
     pub github: GitHub,
+    /// Creates and puts right the destinations' repositories.
+    pub repositories: Repositories,
 }
 
 impl Copier {
@@ -33,6 +38,17 @@ impl Copier {
             let source = self.source_name(job);
             return vec![Report::ignored(Some(Subject::Image { source }), reason)];
         }
+        let rule = rules.find(&job.source.package);
+        match rule.and_then(|rule| Some((rule, rule.repository()?))) {
+            Some(ruled) if ruled.1.create => {
+                Box::pin(self.copy_creating(job, rules, shared, ruled)).await
+            }
+            _ => self.copy_to_existing(job, rules, shared).await,
+        }
+    }
+
+    /// Makes the copy to repositories that exist, or that ECR creates on push.
+    async fn copy_to_existing(&self, job: &Job, rules: &Rules, shared: &Shared) -> Vec<Report> {
         let opened = job.destinations.iter().map(async |destination| {
             let opened = self.registries.destination(destination);
             shared.deadline.bound(opened).await

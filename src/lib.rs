@@ -30,6 +30,7 @@
 //! | | **The engine: no Lambda, no settings, no SDK** |
 //! | [`copy`] | survey, plan, transfer, report |
 //! | | **Adapters** |
+//! | [`repositories`] | whether a destination's repository is as its rule says, and what to do where not |
 //! | [`registries`] | which host and which credential a repository is reached with |
 //! | [`rules_in_force`] | the rules, read again where they may change |
 //! | [`registry`] | one repository on one registry, through a few verbs; all of GHCR's and ECR's quirks |
@@ -77,6 +78,8 @@ pub mod invocation;
 pub mod copier;
 
 pub mod copy;
+
+pub mod repositories;
 
 pub mod registries;
 

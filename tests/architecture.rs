@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 29] = [
+const IMPORTS: [(&str, &[&str]); 30] = [
     (
         "main",
         &[
@@ -19,6 +19,7 @@ const IMPORTS: [(&str, &[&str]); 29] = [
             "handler",
             "registries",
             "registry",
+            "repositories",
             "rules_in_force",
         ],
     ),
@@ -82,6 +83,7 @@ const IMPORTS: [(&str, &[&str]); 29] = [
             "reference",
             "registry",
             "reports",
+            "repositories",
             "retry",
             "rules",
         ],
@@ -101,6 +103,8 @@ const IMPORTS: [(&str, &[&str]); 29] = [
             "manifest",
             "reference",
             "registries",
+            "repositories",
+            "retry",
             "rules",
         ],
     ),
@@ -116,6 +120,10 @@ const IMPORTS: [(&str, &[&str]); 29] = [
             "registry",
             "retry",
         ],
+    ),
+    (
+        "repositories",
+        &["aws", "copy", "endpoint", "error", "reference", "rules"],
     ),
     (
         "registries",
@@ -147,7 +155,7 @@ const IMPORTS: [(&str, &[&str]); 29] = [
         ],
     ),
     ("github", &["error", "link", "manifest", "redaction"]),
-    ("aws", &["endpoint", "error", "kept", "manifest"]),
+    ("aws", &["endpoint", "error", "kept", "manifest", "rules"]),
     ("config", &["endpoint", "error", "rules"]),
     ("rules", &["endpoint", "reference"]),
     ("job", &["manifest", "reference"]),
@@ -169,7 +177,7 @@ const IMPORTS: [(&str, &[&str]); 29] = [
 const ENGINE: [&str; 1] = ["copy"];
 
 /// The triggers' ring, the settings and AWS, which the engine must not know.
-const OUTSIDE_THE_ENGINE: [&str; 10] = [
+const OUTSIDE_THE_ENGINE: [&str; 11] = [
     "handler",
     "worker",
     "event",
@@ -177,6 +185,7 @@ const OUTSIDE_THE_ENGINE: [&str; 10] = [
     "reports",
     "invocation",
     "copier",
+    "repositories",
     "registries",
     "aws",
     "config",
