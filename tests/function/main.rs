@@ -29,6 +29,7 @@ mod properties;
 mod pushes;
 mod queue;
 mod refused_runs;
+mod repositories;
 mod rotation;
 mod scenario;
 mod schedule;
