@@ -27,10 +27,10 @@
 //! | [`reports`] | JSON out: what happened, in the log and in the reply |
 //! | [`invocation`] | what one invocation works with: jobs are copied at once, or enqueued |
 //! | [`copier`] | one job, from its references to its reports |
+//! | [`repositories`] | whether a destination's repository is as its rule says, and what to do where not |
 //! | | **The engine: no Lambda, no settings, no SDK** |
 //! | [`copy`] | survey, plan, transfer, report |
 //! | | **Adapters** |
-//! | [`repositories`] | whether a destination's repository is as its rule says, and what to do where not |
 //! | [`registries`] | which host and which credential a repository is reached with |
 //! | [`rules_in_force`] | the rules, read again where they may change |
 //! | [`registry`] | one repository on one registry, through a few verbs; all of GHCR's and ECR's quirks |
@@ -77,9 +77,9 @@ pub mod invocation;
 
 pub mod copier;
 
-pub mod copy;
-
 pub mod repositories;
+
+pub mod copy;
 
 pub mod registries;
 

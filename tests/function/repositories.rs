@@ -503,18 +503,25 @@ async fn another_encryption_is_a_warning() {
 #[tokio::test]
 async fn a_thousand_tags_cost_no_more_calls_than_one() {
     let scenario = start(&everything()).await;
+    scenario.copy("1").await;
     let image = small_image();
     for number in 0..1000 {
         let tag = format!("t{number}");
         scenario.ghcr.put_image(REPOSITORY, &tag, &image);
+        if number % 100 != 0 {
+            scenario.ecr.put_tag(NEW, &tag, &image.top);
+        }
     }
     let reply = scenario.invoke(&webhook::scheduler()).await.reply();
     assert_eq!(reply["outcome"], "copied");
     assert_eq!(scenario.ecr.repository(NEW).tags.len(), 1001);
     let once = [
         "CreateRepository",
-        "DescribeRepositories",
+        "DescribeRepositories x2",
         "DescribeRepositoryCreationTemplates",
+        "GetLifecyclePolicy",
+        "GetRepositoryPolicy",
+        "ListTagsForResource",
         "PutLifecyclePolicy",
         "SetRepositoryPolicy",
     ];
