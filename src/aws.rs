@@ -1,9 +1,10 @@
-//! The AWS APIs: secrets, the authorization for ECR's registries, and the job queue.
+//! The AWS APIs: secrets, the authorization for ECR's registries, its repositories, and the job queue.
 
 mod connector;
 pub mod ecr;
 mod error;
 pub mod queue;
+pub mod repositories;
 pub mod secrets;
 
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! One job, from its references to its reports: opens the repositories, has the engine copy, and finds the other tags that were
 //! pushed with the one that GitHub named.
 
+mod creating;
+
 use std::collections::BTreeSet;
 
 use futures_util::future;
@@ -16,6 +18,7 @@ use crate::manifest::Digest;
 use crate::observer::Observer;
 use crate::reference::{Source, Version};
 use crate::registries::Registries;
+use crate::repositories::Repositories;
 use crate::retry::Retry;
 use crate::rules::{Rules, not_an_image};
 
@@ -28,6 +31,8 @@ pub struct Copier {
     pub registries: Registries,
     /// GitHub's API.
     pub github: GitHub,
+    /// Creates and puts right the destinations' repositories.
+    pub repositories: Repositories,
 }
 
 impl Copier {
@@ -40,6 +45,17 @@ impl Copier {
             let source = self.source_name(job);
             return vec![Report::ignored(Some(Subject::Image { source }), reason)];
         }
+        let rule = rules.find(&job.source.package);
+        match rule.and_then(|rule| Some((rule, rule.repository()?))) {
+            Some(ruled) if ruled.1.create => {
+                Box::pin(self.copy_creating(job, rules, shared, ruled)).await
+            }
+            _ => self.copy_to_existing(job, rules, shared).await,
+        }
+    }
+
+    /// Makes the copy to repositories that exist, or that ECR creates on push.
+    async fn copy_to_existing(&self, job: &Job, rules: &Rules, shared: &Shared) -> Vec<Report> {
         let opened = job.destinations.iter().map(async |destination| {
             let tag = destination.tag.fill(&job.source.version);
             let target = Target {

@@ -93,6 +93,11 @@ pub fn ecr_region(host: &str) -> Option<&str> {
     (is_account && !region.is_empty() && DOMAINS.contains(&domain)).then_some(region)
 }
 
+/// The account of an ECR registry's host, which begins with it.
+pub fn ecr_account(host: &str) -> Option<&str> {
+    ecr_region(host).and_then(|_| host.split('.').next())
+}
+
 /// The hosts that are written in front of a repository or a package, and what they stand for.
 #[derive(Clone, Debug)]
 pub struct Hosts {

@@ -27,6 +27,7 @@
 //! | [`reports`] | JSON out: what happened, in the log and in the reply |
 //! | [`invocation`] | what one invocation works with: jobs are copied at once, or enqueued |
 //! | [`copier`] | one job, from its references to its reports |
+//! | [`repositories`] | whether a destination's repository is as its rule says, and what to do where not |
 //! | | **The engine: no Lambda, no settings, no SDK** |
 //! | [`copy`] | survey, plan, transfer, report |
 //! | | **Adapters** |
@@ -76,6 +77,8 @@ pub mod reports;
 pub mod invocation;
 
 pub mod copier;
+
+pub mod repositories;
 
 pub mod copy;
 

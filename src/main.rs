@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ghcr_to_ecr::aws::ecr::Ecr;
 use ghcr_to_ecr::aws::queue::Queue;
+use ghcr_to_ecr::aws::repositories::RepositoryApi;
 use ghcr_to_ecr::aws::secrets::Secrets;
 use ghcr_to_ecr::aws::{self};
 use ghcr_to_ecr::config::Settings;
@@ -13,6 +14,7 @@ use ghcr_to_ecr::github::GitHub;
 use ghcr_to_ecr::handler::App;
 use ghcr_to_ecr::registries::Registries;
 use ghcr_to_ecr::registry;
+use ghcr_to_ecr::repositories::Repositories;
 use ghcr_to_ecr::rules_in_force::RulesInForce;
 use lambda_runtime::tracing::subscriber::{
     filter::{LevelFilter, Targets},
@@ -48,6 +50,10 @@ async fn start() -> Result<App, Error> {
         copier: Copier {
             registries: Registries::new(&settings, http.clone(), secrets.clone(), ecr),
             github: GitHub::new(http, settings.github_api_url.clone()),
+            repositories: Repositories::new(
+                RepositoryApi::new(&configuration),
+                settings.hosts.clone(),
+            ),
         },
         secrets,
         queue,

@@ -6,9 +6,11 @@
 //! fails for every tag of a package alike is found out once and reported once.
 
 mod packages;
+mod repositories;
 mod tags;
 
-use std::sync::OnceLock;
+use std::collections::HashSet;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
@@ -25,6 +27,7 @@ use crate::job::{Job, Options, Origin};
 use crate::manifest::Digest;
 use crate::reference::Source;
 use crate::reports::Reports;
+use crate::repositories::Key;
 use crate::retry::retry;
 use crate::rules::Glob;
 use crate::rules::glob::is_glob;
@@ -79,6 +82,8 @@ struct Run<'a> {
     /// When comparing has to end.
     deadline: Deadline,
     dry_run: bool,
+    /// Repositories that were put right.
+    looked_at: Mutex<HashSet<Key>>,
 }
 
 /// Compares all packages in scope, and makes copies or jobs of what differs.
@@ -88,6 +93,7 @@ pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Repor
         invocation,
         deadline: deadline.within(deadline.remaining().saturating_sub(HANDING_OVER)),
         dry_run: scope.dry_run,
+        looked_at: Mutex::default(),
     };
     let mut packages = run.packages(scope, reports).await;
     // Were they only rotated, whatever comes right behind a package that takes a whole run would hardly ever be reached.
@@ -155,6 +161,7 @@ impl Run<'_> {
             let reason = "it has no tag that the rule admits".to_owned();
             return reports.add(Report::ignored(subject(), reason));
         }
+        self.put_right(compared, &places, reports).await;
         let start = self.elsewhere(tags.len());
         tags.rotate_left(start);
         let comparison = Comparison {
@@ -229,6 +236,13 @@ impl Run<'_> {
             }
         }
         places
+    }
+
+    /// Whether a repository was not looked at before in this run.
+    fn is_first_look(&self, repository: Key) -> bool {
+        let looked_at = self.looked_at.lock();
+        let mut looked_at = looked_at.unwrap_or_else(PoisonError::into_inner);
+        looked_at.insert(repository)
     }
 
     fn job(&self, package: &str, (tag, destinations): Differs) -> Job {

@@ -34,7 +34,9 @@ impl Reports {
         match report.outcome {
             Outcome::Failed | Outcome::Deferred => tracing::error!(report = %line),
             // A scheduled run may find very many of these.
-            Outcome::Current if self.counts[&Outcome::Current] > 1 => {
+            Outcome::Current
+                if self.counts[&Outcome::Current] > 1 && report.repository.is_none() =>
+            {
                 tracing::debug!(report = %line)
             }
             _ => tracing::info!(report = %line),

@@ -3,6 +3,7 @@
 //! A signed webhook says that GitHub sent it, not that its package may be mirrored: that is what a rule says.
 
 pub mod glob;
+pub mod repository;
 
 use std::num::NonZeroUsize;
 
@@ -12,6 +13,7 @@ use serde_json::Value;
 
 pub use self::glob::Glob;
 use self::glob::GlobSet;
+use self::repository::RepositoryRule;
 use crate::destination::{Destination, Destinations};
 use crate::endpoint::Hosts;
 use crate::platform::{Form, Platform};
@@ -30,6 +32,7 @@ pub struct Rule {
     form: Form,
     tags: TagFilter,
     token_secret_id: Option<String>,
+    repository: Option<RepositoryRule>,
     hosts: Hosts,
 }
 
@@ -128,7 +131,6 @@ impl Rule {
             ("referrers", fields.referrers),
             ("require", fields.require.is_some()),
             ("prune", fields.prune),
-            ("repository", fields.repository.is_some()),
             ("tags.min_age", min_age),
         ];
         if let Some((name, _)) = unsupported.iter().find(|(_, is_asked_for)| *is_asked_for) {
@@ -140,6 +142,7 @@ impl Rule {
             form: Form::of(fields.platform, fields.platforms)?.unwrap_or_default(),
             tags: TagFilter::new(fields.tags)?,
             token_secret_id: fields.token_secret_id,
+            repository: fields.repository.map(RepositoryRule::parse).transpose()?,
             hosts: hosts.clone(),
         };
         // A template that gives a valid name for a plain package is a valid template.
@@ -209,6 +212,11 @@ impl Rule {
         let source = self.source.as_str();
         let (owner, name) = source.split_once('/').unwrap_or((source, ""));
         (owner, (!glob::is_glob(name)).then_some(name))
+    }
+
+    /// How the repositories of its destinations are to be.
+    pub fn repository(&self) -> Option<&RepositoryRule> {
+        self.repository.as_ref()
     }
 
     /// The secret with the GHCR token for this rule's packages, if it is not the general one.

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 31] = [
+const IMPORTS: [(&str, &[&str]); 32] = [
     (
         "main",
         &[
@@ -19,6 +19,7 @@ const IMPORTS: [(&str, &[&str]); 31] = [
             "handler",
             "registries",
             "registry",
+            "repositories",
             "rules_in_force",
         ],
     ),
@@ -87,6 +88,7 @@ const IMPORTS: [(&str, &[&str]); 31] = [
             "reference",
             "registry",
             "reports",
+            "repositories",
             "retry",
             "rules",
         ],
@@ -108,6 +110,7 @@ const IMPORTS: [(&str, &[&str]); 31] = [
             "observer",
             "reference",
             "registries",
+            "repositories",
             "retry",
             "rules",
         ],
@@ -126,6 +129,10 @@ const IMPORTS: [(&str, &[&str]); 31] = [
             "registry",
             "retry",
         ],
+    ),
+    (
+        "repositories",
+        &["aws", "copy", "destination", "endpoint", "error", "rules"],
     ),
     (
         "registries",
@@ -158,7 +165,7 @@ const IMPORTS: [(&str, &[&str]); 31] = [
         ],
     ),
     ("github", &["error", "link", "manifest", "redaction"]),
-    ("aws", &["endpoint", "error", "kept", "manifest"]),
+    ("aws", &["endpoint", "error", "kept", "manifest", "rules"]),
     ("config", &["endpoint", "error", "rules"]),
     (
         "rules",
@@ -188,7 +195,7 @@ const IMPORTS: [(&str, &[&str]); 31] = [
 const ENGINE: [&str; 1] = ["copy"];
 
 /// The triggers' ring, the settings and AWS, which the engine must not know.
-const OUTSIDE_THE_ENGINE: [&str; 10] = [
+const OUTSIDE_THE_ENGINE: [&str; 11] = [
     "handler",
     "worker",
     "event",
@@ -196,6 +203,7 @@ const OUTSIDE_THE_ENGINE: [&str; 10] = [
     "reports",
     "invocation",
     "copier",
+    "repositories",
     "registries",
     "aws",
     "config",

@@ -68,6 +68,7 @@ fn not_understood(status: Option<u16>) -> String {
 pub(super) fn kind(code: &str, status: Option<u16>) -> Kind {
     match code {
         "ResourceNotFoundException"
+        | "RepositoryNotFoundException"
         | "QueueDoesNotExist"
         | "AWS.SimpleQueueService.NonExistentQueue" => Kind::NotFound,
         "AccessDeniedException"

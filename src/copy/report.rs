@@ -89,6 +89,23 @@ pub struct Report {
     /// The figures of a copy.
     #[serde(flatten)]
     pub figures: Option<Figures>,
+    /// What was created or put right of the destination's repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<RepositoryReport>,
+}
+
+/// What was done about a repository, with the settings that it was done with.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RepositoryReport {
+    /// It was missing.
+    Created(Vec<String>),
+    /// What differed from the rule.
+    Changed(Vec<String>),
+    /// A dry run: it is missing.
+    WouldCreate(Vec<String>),
+    /// A dry run: what differs from the rule.
+    WouldChange(Vec<String>),
 }
 
 /// The figures of a copy. Bytes are of blobs.
@@ -216,7 +233,13 @@ impl Report {
             reason: None,
             error: None,
             figures: None,
+            repository: None,
         }
+    }
+
+    /// A repository, apart from any image in it.
+    pub fn repository(subject: Subject, outcome: Outcome) -> Self {
+        Report::new(outcome, Some(subject))
     }
 
     /// Adds a warning to the figures of a copy.

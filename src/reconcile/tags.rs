@@ -210,7 +210,12 @@ impl Place {
         self.refusal.get().is_some()
     }
 
-    fn refuse(&self, error: Error) {
+    /// The repository was created, or in a dry run would be, or is known to be there.
+    pub(super) fn is_made(&self) {
+        _ = self.exists.set(true);
+    }
+
+    pub(super) fn refuse(&self, error: Error) {
         // Looks that were under way at the same time are refused too; one error says it all.
         _ = self.refusal.set(error);
     }

@@ -33,6 +33,7 @@ mod queue;
 mod recipes;
 mod refused_runs;
 mod registries;
+mod repositories;
 mod rotation;
 mod scenario;
 mod schedule;

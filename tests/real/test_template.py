@@ -73,6 +73,17 @@ def test_the_copy_function_deletes_no_image_and_is_not_public(resources):
     assert triggers == {"SQS", "ScheduleV2"}
 
 
+def test_repositories_are_managed_only_where_a_parameter_says_so(template):
+    assert template["Parameters"]["ManageRepositories"]["Default"] == "false"
+    role = template["Resources"]["CopyRole"]
+    listed = role["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    conditions = {entry[1]["Sid"]: entry[0] for entry in listed if isinstance(entry, list)}
+    assert conditions["ManageRepositories"] == conditions["CreationTemplates"] == "ManagesRepositories"
+    assert conditions["RepositoryKey"] == "HasRepositoryKey"
+    always = [statement for statement in listed if isinstance(statement, dict)]
+    assert not [action for statement in always for action in statement["Action"] if action == "ecr:CreateRepository"]
+
+
 @pytest.mark.parametrize("role", ["WebhookRole", "CopyRole"])
 def test_what_the_function_reads_does_not_count_as_a_pull(resources):
     exclusions = [

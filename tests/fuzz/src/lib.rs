@@ -5,13 +5,15 @@ pub mod payload;
 use std::sync::LazyLock;
 
 use ghcr_to_ecr::config::{RulesSetting, Settings};
+use ghcr_to_ecr::destination::{DESTINATIONS_LIMIT, Destination, with_digest};
 use ghcr_to_ecr::endpoint::ecr_region;
 use ghcr_to_ecr::error::Error;
 use ghcr_to_ecr::event::webhook::Delivery;
 use ghcr_to_ecr::event::{Direct, Event};
 use ghcr_to_ecr::job::{Job, Origin};
-use ghcr_to_ecr::reference::{Destination, is_package, is_repository, is_tag};
-use ghcr_to_ecr::rules::{DESTINATIONS_LIMIT, Rules};
+use ghcr_to_ecr::manifest::Digest;
+use ghcr_to_ecr::reference::{Version, is_package, is_repository, is_tag};
+use ghcr_to_ecr::rules::Rules;
 use serde_json::Value;
 
 /// The only registry that [`SETTINGS`] write out beside the default one.
@@ -22,7 +24,8 @@ const RULES: &str = r#"[
     {"source": "acme/api", "destination": ["prod/{name}", "123456789012.dkr.ecr.eu-west-3.amazonaws.com/backup/{owner}/{name}"]},
     {"source": "acme/*", "destination": "{name}", "tags": {"include": ["v*", "[0-9]*", "latest"], "exclude": ["*-dev"]}},
     {"source": "acme/**", "destination": "{name}", "token_secret_id": "other"},
-    {"source": "octo/**", "destination": "octo/{basename}", "tags": {"semver": ">=1.2"}}
+    {"source": "octo/**", "destination": ["octo/{basename}:{tag}-{digest8}", {"to": "lambda/{basename}", "platform": "linux/arm64"}],
+     "platforms": ["linux/amd64"], "tags": {"semver": ">=1.2"}}
 ]"#;
 
 /// The settings of a deployment.
@@ -136,7 +139,9 @@ pub fn check_job(job: &Job) {
     assert!(job.source.version.tag().is_none_or(is_tag), "{job:?}");
     let count = job.destinations.len();
     assert!((1..=DESTINATIONS_LIMIT).contains(&count), "{job:?}");
-    job.destinations.iter().for_each(check_destination);
+    for destination in &job.destinations {
+        check_destination(destination, &job.source.version);
+    }
 
     let message = job.message();
     let direct = Direct::read_text(&message).expect("the function reads its own messages");
@@ -146,10 +151,11 @@ pub fn check_job(job: &Job) {
 }
 
 /// A destination has valid names, and any registry is one of ECR's.
-fn check_destination(destination: &Destination) {
+fn check_destination(destination: &Destination, version: &Version) {
     assert!(is_repository(&destination.repository), "{destination:?}");
-    let tag = destination.tag.as_deref();
-    assert!(tag.is_none_or(is_tag), "{destination:?}");
+    let tag = destination.tag.fill(version).expect("a tag, or none");
+    let tag = tag.map(|tag| with_digest(&tag, &Digest::of(b"")));
+    assert!(tag.as_deref().is_none_or(is_tag), "{destination:?}");
     let registry = destination.registry.as_deref();
     let is_ecr = registry.is_none_or(|host| ecr_region(host).is_some());
     assert!(is_ecr, "{destination:?}");

@@ -32,6 +32,7 @@ enum Destination {
     Repository(String),
     Tag(String),
     InRegistry(String),
+    OnePlatform(String, String),
     Text(String),
 }
 
@@ -65,15 +66,16 @@ impl Asked {
             digest.put(&mut event, "digest", &format!("sha256:{}", "4".repeat(64)));
         }
         if let Some(destination) = &self.destination {
-            let text = match destination {
-                Destination::Repository(name) => name.clone(),
-                Destination::Tag(tag) => format!("prod/api:{tag}"),
+            let destination = match destination {
+                Destination::Repository(name) => json!(name),
+                Destination::Tag(tag) => json!(format!("prod/api:{tag}")),
                 Destination::InRegistry(rest) => {
-                    format!("123456789012.dkr.ecr.eu-west-3.amazonaws.com/{rest}")
+                    json!(format!("123456789012.dkr.ecr.eu-west-3.amazonaws.com/{rest}"))
                 }
-                Destination::Text(text) => text.clone(),
+                Destination::OnePlatform(to, platform) => json!({"to": to, "platform": platform}),
+                Destination::Text(text) => json!(text),
             };
-            event.insert("destination".to_owned(), json!(text));
+            event.insert("destination".to_owned(), destination);
         }
         for (choice, field) in &self.options {
             let name = match choice {
@@ -84,6 +86,9 @@ impl Asked {
                 Choice::Other(name) => name,
             };
             match field {
+                Field::Usual if name == "platform" => {
+                    drop(event.insert(name.to_owned(), json!("linux/arm64")));
+                }
                 Field::Usual => drop(event.insert(name.to_owned(), json!(self.is_true))),
                 other => other.put(&mut event, name, ""),
             }

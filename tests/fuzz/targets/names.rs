@@ -3,10 +3,13 @@
 
 use fuzz::{SETTINGS, assert_one_line};
 use ghcr_to_ecr::config::Settings;
+use ghcr_to_ecr::destination::Destinations;
 use ghcr_to_ecr::endpoint::{Endpoint, ecr_region};
 use ghcr_to_ecr::manifest::Digest;
-use ghcr_to_ecr::reference::{Destination, Source, Version, is_package, is_repository, is_tag};
+use ghcr_to_ecr::platform::Form;
+use ghcr_to_ecr::reference::{Source, Version, is_package, is_repository, is_tag};
 use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
 
 fuzz_target!(|text: &str| {
     check_source(text);
@@ -61,18 +64,24 @@ fn check_source(text: &str) {
 }
 
 fn check_destination(text: &str) {
-    let tagged = Source::tagged("acme/api", "1").version;
-    let exact = Version::Digest(Digest::of(b""));
-    for version in [tagged, exact] {
-        let destination = match Destination::parse(text, &version, &SETTINGS.hosts) {
-            Ok(destination) => destination,
+    let tagged = Source::tagged("acme/api", "1");
+    let exact = Source {
+        version: Version::Digest(Digest::of(b"")),
+        ..tagged.clone()
+    };
+    for source in [tagged, exact] {
+        let parse = |text: &str| {
+            let written = Destinations::try_from(Value::from(text))?;
+            written.of(&source, &SETTINGS.hosts, None, &Form::Whole)
+        };
+        let destinations = match parse(text) {
+            Ok(destinations) => destinations,
             Err(reason) => return assert_one_line(&reason),
         };
-        assert!(is_repository(&destination.repository));
-        assert!(destination.tag.as_deref().is_none_or(is_tag));
-        let printed = destination.to_string();
-        let again = Destination::parse(&printed, &version, &SETTINGS.hosts);
-        assert_eq!(again, Ok(destination));
+        for destination in &destinations {
+            assert!(is_repository(&destination.repository));
+            assert_eq!(parse(&destination.to_string()).as_ref(), Ok(&destinations));
+        }
     }
 }
 

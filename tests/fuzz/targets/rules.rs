@@ -3,6 +3,8 @@
 
 use fuzz::{assert_one_line, rules, split_line};
 use ghcr_to_ecr::config::Settings;
+use ghcr_to_ecr::destination::with_digest;
+use ghcr_to_ecr::manifest::Digest;
 use ghcr_to_ecr::reference::{Source, is_package, is_repository, is_tag};
 use ghcr_to_ecr::rules::Rule;
 use libfuzzer_sys::fuzz_target;
@@ -63,7 +65,7 @@ fn check_tag(rule: &Rule, tag: &str) {
 
 /// Names are legal, a registry is one that a rule writes out, and what is printed is read as the same again.
 fn check_destinations(rule: &Rule, source: &Source, settings: &Settings, written: &str) {
-    let destinations = match rule.destinations(source) {
+    let destinations = match rule.destinations(source, None) {
         Ok(destinations) => destinations,
         Err(reason) => return assert_one_line(&reason),
     };
@@ -71,7 +73,8 @@ fn check_destinations(rule: &Rule, source: &Source, settings: &Settings, written
     let written: Value = serde_json::from_str(written).expect("it was read before");
     for destination in destinations {
         assert!(is_repository(&destination.repository), "{destination:?}");
-        assert_eq!(destination.tag.as_deref(), source.version.tag());
+        let tag = destination.tag.fill(&source.version).expect("a tag");
+        assert!(is_tag(&with_digest(&tag.expect("a tag"), &Digest::of(b""))));
         let registry = destination.registry.as_deref();
         if let Some(registry) = registry {
             assert!(

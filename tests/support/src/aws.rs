@@ -1,8 +1,9 @@
-//! Two AWS calls of the function, on one endpoint: `GetSecretValue` of Secrets Manager and `GetAuthorizationToken` of ECR.
+//! The AWS calls of the function on one endpoint: `GetSecretValue` of Secrets Manager, and those of the ECR API.
 //!
 //! Both services speak AWS JSON 1.1: POST to `/`, the operation in `X-Amz-Target`, errors as 400 with `__type`.
 //! Names, shapes and texts are those of the services' API references.
 
+mod repositories;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use hyper::http::request::Parts;
 use serde_json::{Value, json};
 
+use crate::ecr::Ecr;
 use crate::function::{ACCOUNT, REGION};
 use crate::http::{self, Reply, Server, lock};
 
@@ -42,6 +44,9 @@ struct State {
     /// By Region.
     authorizations: BTreeMap<String, Authorization>,
     calls: BTreeMap<String, usize>,
+    /// By Region and account.
+    registries: BTreeMap<(String, String), Ecr>,
+    scripts: repositories::Scripts,
 }
 
 #[derive(Default)]
@@ -145,6 +150,46 @@ impl Aws {
             .insert(region.to_owned(), authorization);
     }
 
+    /// Lets the ECR API see to the repositories of `registry`, which is the one of `account` in `region`. Another account than the
+    /// caller's own refuses every call about its repositories; see [`Aws::open_account`].
+    pub fn serve_registry(&self, region: &str, account: &str, registry: &Ecr) {
+        let key = (region.to_owned(), account.to_owned());
+        self.state().registries.insert(key, registry.clone());
+    }
+
+    /// From now on the registry policy of another account lets the caller create repositories, and no more.
+    /// (aws/containers-roadmap, issue 2460)
+    pub fn open_account(&self, account: &str) {
+        self.state().scripts.open_accounts.push(account.to_owned());
+    }
+
+    /// Adds a repository creation template, as `DescribeRepositoryCreationTemplates` shows it, to the caller's registry in every
+    /// Region.
+    pub fn put_creation_template(&self, template: Value) {
+        self.state().scripts.templates.push(template);
+    }
+
+    /// Somebody else creates the repository right before the caller's next `CreateRepository` for it.
+    pub fn race_creation(&self, repository: &str) {
+        self.state().scripts.raced.push(repository.to_owned());
+    }
+
+    /// How often each operation of the ECR API about repositories was called, in the order of their names.
+    pub fn repository_calls(&self) -> Vec<(String, usize)> {
+        let state = self.state();
+        let is_about_repositories =
+            |operation: &&String| repositories::OPERATIONS.contains(&operation.as_str());
+        let calls = state.calls.keys().filter(is_about_repositories);
+        calls
+            .map(|operation| (operation.clone(), state.calls[operation]))
+            .collect()
+    }
+
+    /// From now on the caller has again every permission that [`Aws::deny`] took.
+    pub fn allow_all(&self) {
+        self.state().denied.clear();
+    }
+
     /// How often `operation` was called since the start, whether it was answered or refused; calls on which a fault was played
     /// instead are left out.
     pub fn calls(&self, operation: &str) -> usize {
@@ -237,6 +282,9 @@ fn answer(head: &Parts, body: &Bytes, state: &mut State) -> Reply {
         "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken" => {
             ("ecr", "GetAuthorizationToken")
         }
+        other if repository_operation(other).is_some() => {
+            ("ecr", repository_operation(other).unwrap_or_default())
+        }
         other => {
             let message = format!("The operation {other:?} is not known");
             return refusal("UnknownOperationException", &message);
@@ -249,6 +297,10 @@ fn answer(head: &Parts, body: &Bytes, state: &mut State) -> Reply {
     let Ok(input) = serde_json::from_slice::<Value>(body) else {
         return refusal("SerializationException", "the body is not JSON");
     };
+    if repositories::OPERATIONS.contains(&operation) {
+        let region = credential_scope(head).map_or(REGION, |(region, _)| region);
+        return repositories::answer(operation, region, &input, state);
+    }
     if state.denied.contains(operation) {
         let resource = input["SecretId"].as_str().unwrap_or("*");
         let message = denial(&format!("{service}:{operation}"), resource);
@@ -258,6 +310,12 @@ fn answer(head: &Parts, body: &Bytes, state: &mut State) -> Reply {
         Some((region, "ecr")) => authorization_token(region, state),
         _ => secret_value(&input, state),
     }
+}
+
+fn repository_operation(target: &str) -> Option<&'static str> {
+    let operation = target.strip_prefix("AmazonEC2ContainerRegistry_V20150921.")?;
+    let known = repositories::OPERATIONS.iter();
+    known.copied().find(|known| *known == operation)
 }
 
 fn secret_value(input: &Value, state: &State) -> Reply {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::aws::{Aws, in_twelve_hours};
 use crate::ecr::Ecr;
-use crate::function::{Function, Outcome, REGION};
+use crate::function::{ACCOUNT, Function, Outcome, REGION};
 use crate::ghcr::Ghcr;
 use crate::github::GitHub;
 use crate::http::{Certificate, Request, Server};
@@ -117,6 +117,11 @@ impl Deployment {
         let sqs = Sqs::start().await;
         let mut deployment = Deployment::assemble(binary, ghcr, ecr, sqs, &network, settings).await;
         deployment._certificate = Some(certificate);
+        for (host, registry) in hosts.iter().zip(&registries) {
+            let account = host.split('.').next().unwrap_or_default();
+            let aws = &deployment.aws;
+            aws.serve_registry(region(host), account, registry);
+        }
         for host in hosts.iter().filter(|host| region(host) != REGION) {
             let (region, url) = (region(host), format!("https://{host}"));
             let aws = &deployment.aws;
@@ -140,6 +145,7 @@ impl Deployment {
         aws.put_secret("ghcr-token", Ghcr::TOKEN);
         aws.put_secret("webhook-secret", WEBHOOK_SECRET);
         aws.authorize(Ecr::PASSWORD, &ecr.server.url(), in_twelve_hours());
+        aws.serve_registry(REGION, ACCOUNT, &ecr);
         let defaults = [
             ("RULES", RULES.to_owned()),
             ("GHCR_TOKEN_SECRET_ID", "ghcr-token".to_owned()),

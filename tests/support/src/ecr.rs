@@ -8,12 +8,14 @@
 
 mod limits;
 mod manifests;
+mod settings;
 mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+pub use self::settings::Settings;
 use crate::function::{ACCOUNT, REGION};
 use crate::http::{self, Certificate, Reply, RequestBody, Server, lock};
 use crate::image::{Blob, Image, StoredManifest};
@@ -44,7 +46,8 @@ pub struct Repository {
     pub manifests: BTreeMap<String, StoredManifest>,
     /// By digest.
     pub blobs: BTreeMap<String, StoredBlob>,
-    immutable: bool,
+    /// How it is set up.
+    pub settings: Settings,
     lags: Lags,
 }
 
@@ -103,6 +106,8 @@ struct State {
     limits: limits::Limits,
     scheme: &'static str,
     upload_location: UploadLocation,
+    /// What a repository is created with at the first step of a push to it.
+    on_push: Option<Settings>,
     sessions: Vec<uploads::Session>,
     tag_writes: Vec<TagWrite>,
 }
@@ -152,7 +157,28 @@ impl Ecr {
             .repositories
             .entry(name.to_owned())
             .or_default()
-            .immutable = true;
+            .settings
+            .tag_mutability = "IMMUTABLE".to_owned();
+    }
+
+    /// How a repository is set up, if it exists.
+    pub fn settings(&self, name: &str) -> Option<Settings> {
+        let state = self.state();
+        let repository = state.repositories.get(name)?;
+        Some(repository.settings.clone())
+    }
+
+    /// Sets a repository up otherwise, as somebody may in the console.
+    pub fn change_settings(&self, name: &str, change: impl FnOnce(&mut Settings)) {
+        self.change(name, |it| {
+            change(&mut it.settings);
+            Some(())
+        });
+    }
+
+    /// From now on a missing repository is created with these settings when something is pushed to it.
+    pub fn create_on_push(&self, settings: Settings) {
+        self.state().on_push = Some(settings);
     }
 
     /// Deletes a repository and everything in it.
@@ -426,6 +452,13 @@ fn admit(head: &Parts, state: &mut State) -> Result<(), Refusal> {
         }
     }
     state.limits.admit(actions, Instant::now())?;
+    if let (Some(settings), Endpoint::Uploads) = (&state.on_push, &endpoint)
+        && !state.repositories.contains_key(name)
+    {
+        let settings = settings.clone();
+        let created = state.repositories.entry(name.to_owned()).or_default();
+        created.settings = settings;
+    }
     if !matches!(endpoint, Endpoint::Base) && !state.repositories.contains_key(name) {
         let message = format!(
             "The repository with name '{name}' does not exist in the registry with id '{ACCOUNT}'"

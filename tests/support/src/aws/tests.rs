@@ -42,3 +42,73 @@ async fn calls_are_signed_for_their_service_and_each_region_has_its_authorizatio
         assert_eq!(refused["__type"], kind, "{target} {scope}");
     }
 }
+
+/// The API and the registry speak of the same repositories, and the API refuses what the real one does.
+#[tokio::test]
+async fn repositories_are_those_of_the_registry_that_is_served() {
+    let (aws, ecr) = (Aws::start().await, Ecr::start().await);
+    aws.serve_registry(REGION, ACCOUNT, &ecr);
+    let call = async |operation: &str, input: Value| {
+        let target = format!("AmazonEC2ContainerRegistry_V20150921.{operation}");
+        call(&aws, &target, &format!("{REGION}/ecr"), input).await
+    };
+    let name = json!({"repositoryName": "prod/api"});
+    for operation in ["GetLifecyclePolicy", "PutImageTagMutability"] {
+        let refused = call(operation, name.clone()).await;
+        assert_eq!(refused["__type"], "RepositoryNotFoundException");
+    }
+    let created = call("CreateRepository", name.clone()).await;
+    let arn = format!("arn:aws:ecr:{REGION}:{ACCOUNT}:repository/prod/api");
+    assert_eq!(created["repository"]["repositoryArn"], arn);
+    assert_eq!(ecr.settings("prod/api"), Some(Default::default()));
+    for (operation, more, kind) in [
+        (
+            "CreateRepository",
+            json!({}),
+            "RepositoryAlreadyExistsException",
+        ),
+        (
+            "GetLifecyclePolicy",
+            json!({}),
+            "LifecyclePolicyNotFoundException",
+        ),
+        (
+            "GetRepositoryPolicy",
+            json!({}),
+            "RepositoryPolicyNotFoundException",
+        ),
+        (
+            "PutLifecyclePolicy",
+            json!({"lifecyclePolicyText": "{}"}),
+            "InvalidParameterException",
+        ),
+        (
+            "SetRepositoryPolicy",
+            json!({"policyText": "{}"}),
+            "InvalidParameterException",
+        ),
+        (
+            "PutImageTagMutability",
+            json!({"imageTagMutability": "IMMUTABLE_WITH_EXCLUSION"}),
+            "InvalidParameterException",
+        ),
+        (
+            "TagResource",
+            json!({"resourceArn": arn, "tags": [{"Key": "team"}]}),
+            "InvalidTagParameterException",
+        ),
+        (
+            "CreateRepository",
+            json!({"registryId": "210987654321"}),
+            "AccessDeniedException",
+        ),
+    ] {
+        let mut input = name.clone();
+        for (field, value) in more.as_object().expect("an object") {
+            input[field] = value.clone();
+        }
+        assert_eq!(call(operation, input).await["__type"], kind, "{operation}");
+    }
+    let counts = aws.repository_calls();
+    assert_eq!(counts[0], ("CreateRepository".to_owned(), 3));
+}

@@ -134,7 +134,7 @@ pub(super) fn put(
         );
         return Err(Box::new(http::oci_error(400, code, &message)));
     }
-    if !by_digest && repository.immutable && repository.tags.contains_key(reference) {
+    if !by_digest && repository.is_immutable(reference) && repository.tags.contains_key(reference) {
         let message = format!(
             "The image tag '{reference}' already exists in the '{name}' repository and cannot be overwritten because the repository is immutable."
         );
