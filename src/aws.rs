@@ -3,6 +3,7 @@
 mod connector;
 pub mod ecr;
 mod error;
+pub mod images;
 pub mod queue;
 pub mod repositories;
 pub mod secrets;

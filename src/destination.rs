@@ -86,9 +86,43 @@ impl TagPattern {
         }
     }
 
+    /// The tag at the source that `written`, a tag at the destination, was made of; `None` if it was not made by this pattern, or may
+    /// stand for several.
+    pub fn source_tag(&self, written: &str) -> Option<String> {
+        let (before, after) = self.0.split_once(TAG)?;
+        let length = |part: &str| part.replace(DIGEST8, "00000000").len();
+        let (before_end, after_length) = (length(before), length(after));
+        let after_begin = written.len().checked_sub(after_length)?;
+        let source = written.get(before_end..after_begin)?;
+        let is_made = is_made_by(before, written.get(..before_end)?)
+            && is_made_by(after, written.get(after_begin..)?);
+        (is_made && is_tag(source)).then(|| source.to_owned())
+    }
+
+    /// Whether `written` may be made by this pattern whatever the tag at the source is.
+    pub fn is_constant(&self, written: &str) -> bool {
+        !self.follows_the_tag() && is_made_by(&self.0, written)
+    }
+
     /// Whether another tag at the source means another tag at the destination.
-    fn follows_the_tag(&self) -> bool {
+    pub fn follows_the_tag(&self) -> bool {
         self.0.contains(TAG)
+    }
+}
+
+/// Whether `text` is the pattern with any eight digits for those of a digest. They have the same length where it is.
+fn is_made_by(pattern: &str, text: &str) -> bool {
+    let is_digits = |digits: &str| {
+        digits
+            .bytes()
+            .all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit))
+    };
+    match pattern.split_once(DIGEST8) {
+        None => pattern == text,
+        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| {
+            let (digits, rest) = (rest.get(..8), rest.get(8..));
+            digits.is_some_and(is_digits) && rest.is_some_and(|rest| is_made_by(after, rest))
+        }),
     }
 }
 
@@ -252,6 +286,16 @@ impl Written {
 }
 
 impl Destinations {
+    /// `[host/]repository` of each, with placeholders.
+    pub fn repositories(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|written| {
+            // A colon behind the last slash begins the tag; one before it is a host's port.
+            let name_at = written.to.rfind('/').unwrap_or_default();
+            let tag_at = written.to[name_at..].find(':');
+            &written.to[..tag_at.map_or(written.to.len(), |at| name_at + at)]
+        })
+    }
+
     /// Whether several tags of an image would all go to one tag of a destination.
     pub fn name_a_tag(&self, hosts: &Hosts) -> bool {
         self.0.iter().any(|written| {
@@ -364,6 +408,32 @@ mod tests {
         ];
         assert_eq!(references(written, &exact), untagged);
         assert_eq!(with_digest("1-{digest8}", &Digest::of(b"")), "1-e3b0c442");
+    }
+
+    #[test]
+    fn a_tag_tells_what_it_was_made_of() {
+        for (pattern, written, source) in [
+            ("{tag}", "1.2", Some("1.2")),
+            ("{tag}-{digest8}", "latest-0a1b2c3d", Some("latest")),
+            ("{tag}-{digest8}", "latest-0a1b2c3", None),
+            ("{tag}-{digest8}", "latest-0A1B2C3D", None),
+            ("{tag}-{digest8}", "-0a1b2c3d", None),
+            ("v{tag}.{digest8}x", "v1.0a1b2c3dx", Some("1")),
+            ("{digest8}-{tag}", "0a1b2c3d-1", Some("1")),
+            ("{tag}-{tag}", "1-1", None),
+            ("stable", "stable", None),
+        ] {
+            let pattern = TagPattern::parse(pattern).unwrap();
+            assert_eq!(
+                pattern.source_tag(written).as_deref(),
+                source,
+                "{pattern:?}"
+            );
+        }
+        let constant = |pattern: &str| TagPattern::parse(pattern).unwrap();
+        assert!(constant("stable").is_constant("stable"));
+        assert!(constant("x-{digest8}").is_constant("x-0a1b2c3d"));
+        assert!(!constant("{tag}").is_constant("stable"));
     }
 
     #[test]

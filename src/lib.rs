@@ -61,7 +61,7 @@
 //!
 //! # Deliberately absent
 //!
-//! No disk cache and no database: ECR itself is the record of what was copied. Nothing is deleted. No traits around the
+//! No disk cache and no database: ECR itself is the record of what was copied. Nothing is deleted unless a rule says `prune`. No traits around the
 //! adapters: tests run them against local servers instead.
 
 pub mod handler;

@@ -6,6 +6,7 @@
 //! fails for every tag of a package alike is found out once and reported once.
 
 mod packages;
+mod prune;
 mod repositories;
 mod tags;
 
@@ -17,6 +18,7 @@ use futures_util::{StreamExt, stream};
 use tokio::sync::OnceCell;
 
 use self::packages::Compared;
+use self::prune::Pruned;
 use self::tags::{Comparison, Differs, Place};
 use crate::copy::report::{Report, Subject};
 use crate::deadline::Deadline;
@@ -153,10 +155,15 @@ impl Run<'_> {
         let registries = &self.invocation.copier.registries;
         let source = registries.source(package, rule.token_secret_id());
         let listed = retry(source.observer(), || source.tags());
-        let mut tags = match self.deadline.bound(listed).await {
-            Ok(tags) => rule.admitted(tags),
+        let listed = match self.deadline.bound(listed).await {
+            Ok(tags) => tags,
             Err(error) => return reports.add(Report::failed(subject(), error)),
         };
+        let all: HashSet<String> = match rule.prune() {
+            true => listed.iter().cloned().collect(),
+            false => HashSet::new(),
+        };
+        let mut tags = rule.admitted(listed);
         if tags.is_empty() {
             let reason = "it has no tag that the rule admits".to_owned();
             return reports.add(Report::ignored(subject(), reason));
@@ -168,6 +175,7 @@ impl Run<'_> {
             source: &source,
             places: &places,
             memory: &self.invocation.shared.memory,
+            repositories: &self.invocation.copier.repositories,
             dry_run: self.dry_run,
         };
         let at_once = (REQUESTS / (places.len() + 1)).max(1);
@@ -207,6 +215,15 @@ impl Run<'_> {
         for place in &places {
             reports.extend(place.refusal(package));
         }
+        if rule.prune() && left == 0 {
+            let pruned = Pruned {
+                rule,
+                package,
+                source: &source,
+                listed: &all,
+            };
+            self.prune(&pruned, &places, reports).await;
+        }
     }
 
     /// The destinations of a package. One that can't be reached stops none of the others.
@@ -227,6 +244,7 @@ impl Run<'_> {
                     destination,
                     repository: repository.observed(),
                     exists: OnceCell::new(),
+                    archived: OnceCell::new(),
                     refusal: OnceLock::new(),
                 }),
                 Err(error) => {

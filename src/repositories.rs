@@ -4,6 +4,7 @@
 //! remembered for some minutes, so that nothing is asked for each tag.
 
 pub mod difference;
+mod images;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,9 +15,9 @@ use tokio::sync::Mutex as AsyncMutex;
 use self::difference::{Difference, Looked, difference};
 use crate::aws::repositories::{Address, Change, Found, RepositoryApi};
 use crate::copy::report::{Report, RepositoryReport};
+use crate::destination::Destination;
 use crate::endpoint::{Hosts, ecr_account, ecr_region};
 use crate::error::{Error, Kind, Result};
-use crate::destination::Destination;
 use crate::rules::repository::{RepositoryRule, RepositorySettings};
 
 /// How long a repository that was seen is not looked for again.

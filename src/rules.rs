@@ -33,6 +33,7 @@ pub struct Rule {
     tags: TagFilter,
     token_secret_id: Option<String>,
     repository: Option<RepositoryRule>,
+    prune: bool,
     hosts: Hosts,
 }
 
@@ -115,6 +116,12 @@ impl Rules {
         self.0.iter()
     }
 
+    /// Whether another package than `package` may go to the repository of this destination, too. In doubt it may.
+    pub fn is_shared(&self, destination: &Destination, package: &str) -> bool {
+        let place = destination.place();
+        self.0.iter().any(|rule| rule.may_share(&place, package))
+    }
+
     /// The first rule for `package`, which is `owner/name` in lower case.
     pub fn find(&self, package: &str) -> Option<&Rule> {
         self.0.iter().find(|rule| rule.source.is_match(package))
@@ -130,7 +137,6 @@ impl Rule {
         let unsupported = [
             ("referrers", fields.referrers),
             ("require", fields.require.is_some()),
-            ("prune", fields.prune),
             ("tags.min_age", min_age),
         ];
         if let Some((name, _)) = unsupported.iter().find(|(_, is_asked_for)| *is_asked_for) {
@@ -143,6 +149,7 @@ impl Rule {
             tags: TagFilter::new(fields.tags)?,
             token_secret_id: fields.token_secret_id,
             repository: fields.repository.map(RepositoryRule::parse).transpose()?,
+            prune: fields.prune,
             hosts: hosts.clone(),
         };
         // A template that gives a valid name for a plain package is a valid template.
@@ -200,6 +207,45 @@ impl Rule {
             .collect();
         let newest = self.tags.newest.map_or(usize::MAX, NonZeroUsize::get);
         admitted.split_off(admitted.len().saturating_sub(newest))
+    }
+
+    /// Whether scheduled runs delete at the destinations what the source no longer has.
+    pub fn prune(&self) -> bool {
+        self.prune
+    }
+
+    fn may_share(&self, place: &str, package: &str) -> bool {
+        let (owner, name) = self.owner_and_name();
+        if let Some(name) = name {
+            let other = format!("{owner}/{name}");
+            let destinations = self.destinations(&Source::tagged(&other, "tag"), None);
+            let goes_there = |destinations: Vec<Destination>| {
+                let mut places = destinations.iter().map(Destination::place);
+                places.any(|other| other == place)
+            };
+            return other != package && destinations.is_ok_and(goes_there);
+        }
+        let source = self.source.as_str();
+        let is_flat = !source.contains("**") && source.matches('/').count() == 1;
+        self.destinations.repositories().any(|pattern| {
+            let mut pattern = pattern.replace("{owner}", owner);
+            if is_flat {
+                // No name has a slash.
+                pattern = pattern.replace("{basename}", "{name}");
+            }
+            let parts: Vec<&str> = pattern.split("{name}").collect();
+            match parts.as_slice() {
+                parts if parts.iter().any(|part| part.contains('{')) => true,
+                [constant] => *constant == place,
+                [before, after] => {
+                    let name = place.strip_prefix(before);
+                    let name = name.and_then(|rest| rest.strip_suffix(after));
+                    name.map(|name| format!("{owner}/{name}"))
+                        .is_some_and(|other| other != package && self.source.is_match(&other))
+                }
+                _ => true,
+            }
+        })
     }
 
     /// The glob of the packages, as it was written.
@@ -332,6 +378,50 @@ mod tests {
     }
 
     #[test]
+    fn several_packages_may_share_a_repository() {
+        let is_shared = |rules: &str, package: &str| {
+            let rules = parse(rules).unwrap();
+            let rule = rules.find(package).unwrap();
+            let destinations = rule.destinations(&Source::tagged(package, "1"), None);
+            rules.is_shared(&destinations.unwrap()[0], package)
+        };
+        for (rules, expected) in [
+            (
+                r#"[{"source":"acme/*","destination":"prod/{name}"}]"#,
+                false,
+            ),
+            (
+                r#"[{"source":"acme/*","destination":"prod/{basename}:{tag}-{digest8}"}]"#,
+                false,
+            ),
+            (
+                r#"[{"source":"acme/**","destination":"prod/{basename}"}]"#,
+                true,
+            ),
+            (r#"[{"source":"acme/*","destination":"prod/all"}]"#, true),
+            (r#"[{"source":"acme/api","destination":"prod/all"}]"#, false),
+            (
+                r#"[{"source":"acme/api","destination":"prod/all"},{"source":"octo/x","destination":"prod/all:x"}]"#,
+                true,
+            ),
+            (
+                r#"[{"source":"acme/*","destination":"prod/{name}"},{"source":"octo/*","destination":"prod/{name}"}]"#,
+                true,
+            ),
+            (
+                r#"[{"source":"acme/*","destination":"prod/{owner}/{name}"},{"source":"octo/*","destination":"prod/{owner}/{name}"}]"#,
+                false,
+            ),
+            (
+                r#"[{"source":"acme/*","destination":"prod/{name}"},{"source":"octo/*","destination":"localhost:5000/prod/{name}"}]"#,
+                false,
+            ),
+        ] {
+            assert_eq!(is_shared(rules, "acme/api"), expected, "{rules}");
+        }
+    }
+
+    #[test]
     fn every_mistake_is_named_with_its_position() {
         let cases = [
             ("{", "JSON array"),
@@ -372,8 +462,8 @@ mod tests {
                 "a list of at most 64",
             ),
             (
-                r#"[{"source":"acme/*","destination":"{name}","prune":true}]"#,
-                "`prune` is not supported",
+                r#"[{"source":"acme/*","destination":"{name}","require":{}}]"#,
+                "`require` is not supported",
             ),
             (
                 r#"[{"source":"acme/*","destination":"{name}","tags":{"semver":"x.y"}}]"#,

@@ -103,7 +103,7 @@ impl RepositoryApi {
         }
     }
 
-    fn client(&self, at: &Address) -> Client {
+    pub(super) fn client(&self, at: &Address) -> Client {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let client = clients.entry(at.region.clone()).or_insert_with(|| {
             let mut configuration = aws_sdk_ecr::config::Builder::from(&self.configuration);
@@ -467,7 +467,7 @@ where
         .map_err(|error| refused(operation, at, &error))
 }
 
-fn refused<E>(operation: &'static str, at: &Address, error: &SdkError<E>) -> Error
+pub(super) fn refused<E>(operation: &'static str, at: &Address, error: &SdkError<E>) -> Error
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {

@@ -92,6 +92,9 @@ pub struct Report {
     /// What was created or put right of the destination's repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repository: Option<RepositoryReport>,
+    /// Tags that were deleted at the destination as the source no longer has them; in a dry run, that would be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pruned: Vec<String>,
 }
 
 /// What was done about a repository, with the settings that it was done with.
@@ -234,6 +237,7 @@ impl Report {
             error: None,
             figures: None,
             repository: None,
+            pruned: Vec::new(),
         }
     }
 

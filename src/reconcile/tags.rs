@@ -1,5 +1,6 @@
 //! One tag of a package against each of its destinations.
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use futures_util::future;
@@ -16,6 +17,7 @@ use crate::observer::Counts;
 use crate::platform::Form;
 use crate::reference::Source;
 use crate::registry::Repository;
+use crate::repositories::Repositories;
 use crate::retry::retry;
 
 /// A destination of a package, whose tags are compared.
@@ -25,6 +27,8 @@ pub(super) struct Place {
     pub(super) repository: Repository,
     /// Whether the repository is there, or made when something is pushed: found out once, when a tag is not there.
     pub(super) exists: OnceCell<bool>,
+    /// The tags that ECR has archived, with their digests: found out once, when a tag is not there.
+    pub(super) archived: OnceCell<HashMap<String, Digest>>,
     /// What every tag fails with alike. The place is left alone from then on.
     pub(super) refusal: OnceLock<Error>,
 }
@@ -37,6 +41,7 @@ pub(super) struct Comparison<'a> {
     pub(super) source: &'a Repository,
     pub(super) places: &'a [Place],
     pub(super) memory: &'a Memory,
+    pub(super) repositories: &'a Repositories,
     pub(super) dry_run: bool,
 }
 
@@ -154,9 +159,26 @@ impl Comparison<'_> {
                 let figures = current(digest, top.digest());
                 Ok(Some(Report::copy(subject, Ok(Outcome::Current), figures)))
             }
+            Ok(digest) if found.is_none() && self.is_archived(place, tag, digest).await => {
+                let reason = "ECR has archived this image, and a scheduled run leaves it so; a webhook or a direct event restores it".to_owned();
+                Ok(Some(Report::ignored(Some(subject), reason)))
+            }
             Ok(_) if found.is_some() || place.exists(tag, self.dry_run).await => Err(Lacks),
             Ok(_) => Ok(None),
         }
+    }
+
+    /// Whether ECR has archived this very image under the tag. A pull answers as if it were not there, and a push restores it: to be
+    /// archived again the next day. (ECR user guide, "Archiving an image") Where ECR can't be asked, it is copied.
+    async fn is_archived(&self, place: &Place, tag: &str, digest: Digest) -> bool {
+        let archived = place.archived.get_or_init(async || {
+            let archived = self.repositories.archived(&place.destination).await;
+            archived.unwrap_or_else(|error| {
+                tracing::debug!(%error, "it can't be learnt what ECR has archived");
+                HashMap::new()
+            })
+        });
+        archived.await.get(tag) == Some(&digest)
     }
 
     /// What the tag stands for at the source: one request.

@@ -28,6 +28,7 @@ mod memory;
 mod outages;
 mod payloads;
 mod properties;
+mod prune;
 mod pushes;
 mod queue;
 mod recipes;

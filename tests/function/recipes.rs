@@ -26,7 +26,9 @@ fn section() -> String {
 /// The rules in the table, in their order.
 fn rules() -> Vec<Value> {
     let section = section();
-    let rows = section.lines().filter(|line| line.starts_with("| ") && line.contains(r#"`{"source""#));
+    let rows = section
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains(r#"`{"source""#));
     let rule = |row: &str| {
         let from = row.find(r#"`{"source""#).expect("a rule");
         let rule = row[from + 1..].split('`').next().expect("a rule");
@@ -44,13 +46,19 @@ fn destinations(rule: &Value) -> Vec<Value> {
 
 /// The repository that a destination names, without host and tag, for the package `acme/api` or `acme/charts/api`.
 fn repository(destination: &Value) -> (bool, String) {
-    let text = destination["to"].as_str().or(destination.as_str()).expect("a destination");
+    let text = destination["to"]
+        .as_str()
+        .or(destination.as_str())
+        .expect("a destination");
     let (is_elsewhere, name) = match text.strip_prefix(&format!("{ELSEWHERE}/")) {
         Some(name) => (true, name),
         None => (false, text),
     };
     let name = name.split(':').next().unwrap_or(name);
-    (is_elsewhere, name.replace("{name}", "api").replace("{basename}", "api"))
+    (
+        is_elsewhere,
+        name.replace("{name}", "api").replace("{basename}", "api"),
+    )
 }
 
 #[tokio::test]
@@ -58,8 +66,14 @@ async fn every_recipe_copies_what_it_says() {
     let [a, b, _] = layers();
     let image = Image::buildx(&[("linux/amd64", &[a.clone()]), ("linux/arm64", &[b])]);
     let chart = ImageBuilder::oci()
-        .config("application/vnd.cncf.helm.config.v1+json", Blob::bytes("{}"))
-        .layer("application/vnd.cncf.helm.chart.content.v1.tar+gzip", Blob::bytes("chart"))
+        .config(
+            "application/vnd.cncf.helm.config.v1+json",
+            Blob::bytes("{}"),
+        )
+        .layer(
+            "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+            Blob::bytes("chart"),
+        )
         .build();
     let rules = rules();
     assert!(rules.len() >= 10, "{rules:?}");
@@ -77,7 +91,9 @@ async fn every_recipe_copies_what_it_says() {
         for destination in destinations(&rule) {
             match repository(&destination) {
                 (true, name) => elsewhere[0].create_repository(&name),
-                (false, name) if name.starts_with("locked/") => deployment.ecr.create_immutable_repository(&name),
+                (false, name) if name.starts_with("locked/") => {
+                    deployment.ecr.create_immutable_repository(&name)
+                }
                 (false, name) => deployment.ecr.create_repository(&name),
             }
         }
@@ -109,7 +125,8 @@ fn every_statement_can_be_read() {
     let mut statements = 0;
     for block in section.split("```json").skip(1) {
         let text = block.split("```").next().unwrap_or_default();
-        let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+        let value: Value =
+            serde_json::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         let listed = match value {
             Value::Array(listed) => listed,
             one => vec![one],
@@ -118,7 +135,10 @@ fn every_statement_can_be_read() {
             statements += 1;
             assert_eq!(statement["Effect"], "Allow", "{statement}");
             let actions = statement["Action"].to_string();
-            assert!(actions.contains("ecr:") && !actions.contains('*'), "{statement}");
+            assert!(
+                actions.contains("ecr:") && !actions.contains('*'),
+                "{statement}"
+            );
         }
     }
     assert_eq!(statements, 5);

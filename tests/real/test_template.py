@@ -66,9 +66,13 @@ def test_the_public_function_may_only_read_its_secrets_and_hand_jobs_over(resour
     assert variables.keys() == {"WEBHOOK_SECRET_ID"}
 
 
-def test_the_copy_function_deletes_no_image_and_is_not_public(resources):
-    allowed = actions(resources["CopyRole"])
-    assert not [action for action in allowed if "*" in action or action == "ecr:BatchDeleteImage"]
+def test_the_copy_function_deletes_images_only_where_a_parameter_says_so_and_is_not_public(template, resources):
+    role = resources["CopyRole"]
+    assert not [action for action in actions(role) if "*" in action]
+    listed = role["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+    deletes = [entry for entry in listed if "Delete" in str(entry).replace("sqs:DeleteMessage", "")]
+    assert [(entry[0], entry[1]["Action"]) for entry in deletes] == [("AllowsPrune", "ecr:BatchDeleteImage")]
+    assert template["Parameters"]["AllowPrune"]["Default"] == "false"
     triggers = {event["Type"] for event in resources["CopyFunction"]["Properties"]["Events"].values()}
     assert triggers == {"SQS", "ScheduleV2"}
 

@@ -3,6 +3,7 @@
 //! Both services speak AWS JSON 1.1: POST to `/`, the operation in `X-Amz-Target`, errors as 400 with `__type`.
 //! Names, shapes and texts are those of the services' API references.
 
+mod images;
 mod repositories;
 #[cfg(test)]
 mod tests;

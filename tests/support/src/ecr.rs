@@ -13,7 +13,7 @@ mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use self::settings::Settings;
 use crate::function::{ACCOUNT, REGION};
@@ -46,6 +46,10 @@ pub struct Repository {
     pub manifests: BTreeMap<String, StoredManifest>,
     /// By digest.
     pub blobs: BTreeMap<String, StoredBlob>,
+    /// When a manifest was pushed, by digest; long ago for what was there before.
+    pub pushed_at: BTreeMap<String, SystemTime>,
+    /// The digests of images in the archive, which a pull does not find and a push restores.
+    pub archived: BTreeSet<String>,
     /// How it is set up.
     pub settings: Settings,
     lags: Lags,
@@ -192,6 +196,34 @@ impl Ecr {
         self.create_repository(name);
         self.put_untagged(name, image);
         self.put_tag(name, tag, &image.top);
+    }
+
+    /// Archives what a tag stands for, as a lifecycle rule may.
+    pub fn archive(&self, name: &str, tag: &str) {
+        self.change(name, |it| {
+            let digest = it.tags.get(tag)?.clone();
+            it.archived.insert(digest);
+            Some(())
+        });
+    }
+
+    /// Deletes a tag, and with its last tag the image. Gives its digest.
+    pub fn delete_tag(&self, name: &str, tag: &str) -> Option<String> {
+        let mut state = self.state();
+        let repository = state.repositories.get_mut(name)?;
+        let digest = repository.tags.remove(tag)?;
+        if !repository.tags.values().any(|tagged| *tagged == digest) {
+            repository.manifests.remove(&digest);
+        }
+        Some(digest)
+    }
+
+    /// As if everything in a repository had been pushed long ago.
+    pub fn grow_old(&self, name: &str) {
+        self.change(name, |it| {
+            it.pushed_at.clear();
+            Some(())
+        });
     }
 
     /// A copy of a repository as it is now.

@@ -88,6 +88,8 @@ struct Repository {
     public: bool,
     /// Tags and digests, in the order of their pushes.
     tags: Vec<(String, String)>,
+    /// Tags that the list leaves out.
+    hidden: BTreeSet<String>,
     manifests: BTreeMap<String, StoredManifest>,
     blobs: BTreeMap<String, Blob>,
     lags: Lags,
@@ -191,6 +193,13 @@ impl Ghcr {
     pub fn delete_tag(&self, repository: &str, tag: &str) {
         self.change(repository, |repository| {
             repository.tags.retain(|(kept, _)| kept != tag)
+        });
+    }
+
+    /// Leaves a tag out of the list, although it is there.
+    pub fn hide_tag(&self, repository: &str, tag: &str) {
+        self.change(repository, |repository| {
+            repository.hidden.insert(tag.to_owned())
         });
     }
 
@@ -540,7 +549,11 @@ impl Repository {
             Some(last) => index(last).map_or(end, |index| index + 1),
             None => 0,
         };
-        let page: Vec<_> = (start..end).take(size).map(tag).collect();
+        let page: Vec<_> = (start..end)
+            .take(size)
+            .map(tag)
+            .filter(|tag| !self.hidden.contains(tag))
+            .collect();
         let tags = if page.is_empty() {
             json!(null)
         } else {

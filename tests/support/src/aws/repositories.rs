@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{State, denial, denial_because, refusal, success};
+use super::{State, denial, denial_because, images, refusal, success};
 use crate::ecr::{Ecr, Settings};
 use crate::function::ACCOUNT;
 use crate::http::Reply;
 
 /// Every operation here.
-pub(super) const OPERATIONS: [&str; 11] = [
+pub(super) const OPERATIONS: [&str; 13] = [
+    "BatchDeleteImage",
     "CreateRepository",
+    "DescribeImages",
     "DescribeRepositories",
     "DescribeRepositoryCreationTemplates",
     "GetLifecyclePolicy",
@@ -157,6 +159,11 @@ impl<'a> Call<'a> {
             );
             ("RepositoryNotFoundException", message)
         })?;
+        match self.operation {
+            "DescribeImages" => return Ok(images::describe(&registry, &self.name, self.input)),
+            "BatchDeleteImage" => return Ok(images::delete(&registry, &self.name, self.input)),
+            _ => {}
+        }
         self.read(&settings)
             .unwrap_or_else(|| self.write(&registry, settings))
     }

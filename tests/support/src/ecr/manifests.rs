@@ -25,7 +25,8 @@ pub(super) fn get(head: &Parts, name: &str, reference: &str, state: &mut State) 
         .lags
         .read(reference, repository.tags.get(reference));
     let digest = tagged.as_deref().unwrap_or(reference);
-    let Some(manifest) = repository.manifests.get(digest) else {
+    let stored = repository.manifests.get(digest);
+    let Some(manifest) = stored.filter(|_| !repository.archived.contains(digest)) else {
         return http::oci_error(404, "MANIFEST_UNKNOWN", "Requested image not found");
     };
     let accepted = head
@@ -142,6 +143,9 @@ pub(super) fn put(
     }
 
     repository.manifests.insert(digest.clone(), manifest);
+    repository.archived.remove(&digest);
+    let now = std::time::SystemTime::now();
+    repository.pushed_at.insert(digest.clone(), now);
     if !by_digest {
         let before = repository.tags.insert(reference.to_owned(), digest.clone());
         repository.lags.note_write(reference, before.as_ref());
