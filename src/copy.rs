@@ -21,20 +21,17 @@ mod transfer;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use futures_util::future;
-
 pub use self::carry::Shared;
-use self::form::{Arrival, Root};
-use self::look::{ANNOUNCED_TAG_PATIENCE, Tagged};
+use self::form::Arrival;
+use self::look::ANNOUNCED_TAG_PATIENCE;
 use self::places::Places;
 use self::plan::Plan;
 use self::progress::End;
 use self::report::{Figures, Outcome, Report, Subject};
 use self::survey::{Survey, Surveyor};
 use self::transfer::Transfer;
-use crate::allowance::Allowance;
 use crate::error::{Error, Result};
-use crate::manifest::{Digest, Manifest};
+use crate::manifest::Digest;
 use crate::observer::Happened;
 use crate::platform::Form;
 use crate::reference::Version;
@@ -217,113 +214,6 @@ impl Copy<'_> {
             shared,
         };
         Ok(self.transfer(tracks, transfer).await)
-    }
-
-    /// The source's top manifest, what each destination is to get of it, and what it has. Destinations are asked while the source
-    /// answers, except for those whose tag or digest follows from the answer.
-    async fn look(
-        &self,
-        tracks: &mut [Track],
-        patience: Duration,
-        lateness: Duration,
-        allowance: &Allowance,
-    ) -> Result<(Manifest, Option<String>, Tagged)> {
-        let at = left(tracks);
-        let late = self.need_digest(at);
-        let version = self.version.tag_or_digest();
-        let name = |place: usize| {
-            self.targets[place]
-                .tag
-                .clone()
-                .unwrap_or_else(|| version.clone())
-        };
-        let looks = future::join(
-            self.top(patience, allowance),
-            self.tagged(at.except(late), lateness, name),
-        );
-        let (top, mut tagged) = looks.await;
-        let (top, warning) = top?;
-        for place in at.iter() {
-            let track = &mut tracks[place];
-            track.source_digest = Some(top.digest);
-            track.tag = self.tag(place, &top.digest);
-            match self.arrival(place, &top) {
-                Ok(arrival) => track.arrival = Some(arrival),
-                Err(error) => track.end = Some(Err(error)),
-            }
-        }
-        let name = |place: usize| {
-            let digest = tracks[place].arrival.as_ref().map(|arrival| arrival.digest);
-            let digest = digest.unwrap_or(top.digest).to_string();
-            tracks[place].tag.clone().unwrap_or(digest)
-        };
-        let late = late.among(left(tracks));
-        tagged.extend(self.tagged(late, lateness, name).await);
-        Ok((top, warning, tagged))
-    }
-
-    /// Ends what is up to date. Gives the destinations that are not, or whose parts are looked at all the same, and those of them
-    /// that have the tag.
-    fn compare(&self, tracks: &mut [Track], tagged: Tagged, forced: Places) -> (Places, Places) {
-        let (mut differs, mut is_tagged) = (Places::default(), Places::default());
-        for (place, digest) in tagged {
-            let track = &mut tracks[place];
-            let expected = track.arrival.as_ref().map(|arrival| arrival.digest);
-            match digest {
-                _ if track.end.is_some() => {}
-                Err(error) => track.end = Some(Err(error)),
-                Ok(digest) if digest == expected => {
-                    if !track.is_counted {
-                        let observer = self.destinations[place].observer();
-                        observer.saw(Happened::ManifestPresent);
-                    }
-                    match forced.contains(place) {
-                        true => (is_tagged, differs) = (is_tagged.with(place), differs.with(place)),
-                        false => track.end = Some(Ok(Outcome::Current)),
-                    }
-                }
-                Ok(_) => differs = differs.with(place),
-            }
-        }
-        (differs, is_tagged)
-    }
-
-    /// The top manifests of the destinations that lack something; those that get the same one are together. Ends those for which there
-    /// is none.
-    async fn roots(
-        &self,
-        tracks: &mut [Track],
-        differs: Places,
-        top: &Manifest,
-        allowance: &Allowance,
-    ) -> Vec<(Manifest, Places)> {
-        let mut roots: Vec<(Manifest, Places)> = Vec::new();
-        for place in differs.iter() {
-            let track = &mut tracks[place];
-            let Some(arrival) = &track.arrival else {
-                continue;
-            };
-            track.warnings.extend(arrival.warning.clone());
-            let is_same = |(root, _): &&mut (Manifest, Places)| root.digest == arrival.digest;
-            if let Some((_, places)) = roots.iter_mut().find(is_same)
-                && !matches!(arrival.root, Root::SameIfMatching(_))
-            {
-                *places = places.with(place);
-                continue;
-            }
-            let form = &self.targets[place].form;
-            match self.root(arrival, form, top, allowance).await {
-                Err(error) => track.end = Some(Err(error)),
-                Ok(root) => match roots
-                    .iter_mut()
-                    .find(|(other, _)| other.digest == root.digest)
-                {
-                    Some((_, places)) => *places = places.with(place),
-                    None => roots.push((root, Places::default().with(place))),
-                },
-            }
-        }
-        roots
     }
 
     /// A plan for each destination that lacks something. Ends those that lack nothing, and a dry run.

@@ -178,7 +178,32 @@ impl Run<'_> {
             repositories: &self.invocation.copier.repositories,
             dry_run: self.dry_run,
         };
-        let at_once = (REQUESTS / (places.len() + 1)).max(1);
+        let left = self
+            .compare_tags(package, &comparison, &tags, reports)
+            .await;
+        for place in &places {
+            reports.extend(place.refusal(package));
+        }
+        if rule.prune() && left == 0 {
+            let pruned = Pruned {
+                rule,
+                package,
+                source: &source,
+                listed: &all,
+            };
+            self.prune(&pruned, &places, reports).await;
+        }
+    }
+
+    /// Compares tags, and hands over what differs as it is found. Gives how many were not compared.
+    async fn compare_tags(
+        &self,
+        package: &str,
+        comparison: &Comparison<'_>,
+        tags: &[String],
+        reports: &mut Reports,
+    ) -> usize {
+        let at_once = (REQUESTS / (comparison.places.len() + 1)).max(1);
         let mut left = tags.len();
         for together in tags.chunks(COMPARED_TOGETHER) {
             let looks = together.iter().map(|tag| comparison.tag(tag));
@@ -201,29 +226,19 @@ impl Run<'_> {
             self.hand_over(&jobs, reports).await;
             if let Err(error) = end {
                 let count = tags.len();
-                let mut report = Report::failed(subject(), error);
+                let subject = Some(Subject::package(package));
+                let mut report = Report::failed(subject, error);
                 report.reason = Some(format!(
                     "{left} of {count} tags were not compared in this run"
                 ));
                 reports.add(report);
                 break;
             }
-            if places.iter().all(Place::is_refused) {
+            if comparison.places.iter().all(Place::is_refused) {
                 break;
             }
         }
-        for place in &places {
-            reports.extend(place.refusal(package));
-        }
-        if rule.prune() && left == 0 {
-            let pruned = Pruned {
-                rule,
-                package,
-                source: &source,
-                listed: &all,
-            };
-            self.prune(&pruned, &places, reports).await;
-        }
+        left
     }
 
     /// The destinations of a package. One that can't be reached stops none of the others.

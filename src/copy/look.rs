@@ -2,16 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{StreamExt, future};
 
-use super::Copy;
 use super::form::{self, Arrival, PlatformFields, Root};
 use super::places::Places;
+use super::report::Outcome;
+use super::{Copy, Track, left};
 use crate::allowance::Allowance;
 use crate::destination::{needs_digest, with_digest};
 use crate::error::{Kind, Result};
 use crate::manifest::{Descriptor, Digest, Manifest};
+use crate::observer::Happened;
 use crate::platform::{Form, Platform};
 use crate::retry::retry;
 
@@ -22,11 +24,123 @@ pub(super) const ANNOUNCED_TAG_PATIENCE: Duration = Duration::from_secs(10);
 const CONFIGURATION_LIMIT: u64 = 4 * 1024 * 1024;
 
 /// What a destination has now: the digest, if there is one.
-pub(super) type Tagged = Vec<(usize, Result<Option<Digest>>)>;
+type Tagged = Vec<(usize, Result<Option<Digest>>)>;
 
 impl Copy<'_> {
+    /// The source's top manifest, what each destination is to get of it, and what it has. Destinations are asked while the source
+    /// answers, except for those whose tag or digest follows from the answer.
+    pub(super) async fn look(
+        &self,
+        tracks: &mut [Track],
+        patience: Duration,
+        lateness: Duration,
+        allowance: &Allowance,
+    ) -> Result<(Manifest, Option<String>, Tagged)> {
+        let at = left(tracks);
+        let late = self.need_digest(at);
+        let version = self.version.tag_or_digest();
+        let name = |place: usize| {
+            self.targets[place]
+                .tag
+                .clone()
+                .unwrap_or_else(|| version.clone())
+        };
+        let looks = future::join(
+            self.top(patience, allowance),
+            self.tagged(at.except(late), lateness, name),
+        );
+        let (top, mut tagged) = looks.await;
+        let (top, warning) = top?;
+        for place in at.iter() {
+            let track = &mut tracks[place];
+            track.source_digest = Some(top.digest);
+            track.tag = self.tag(place, &top.digest);
+            match self.arrival(place, &top) {
+                Ok(arrival) => track.arrival = Some(arrival),
+                Err(error) => track.end = Some(Err(error)),
+            }
+        }
+        let name = |place: usize| {
+            let digest = tracks[place].arrival.as_ref().map(|arrival| arrival.digest);
+            let digest = digest.unwrap_or(top.digest).to_string();
+            tracks[place].tag.clone().unwrap_or(digest)
+        };
+        let late = late.among(left(tracks));
+        tagged.extend(self.tagged(late, lateness, name).await);
+        Ok((top, warning, tagged))
+    }
+
+    /// Ends what is up to date. Gives the destinations that are not, or whose parts are looked at all the same, and those of them
+    /// that have the tag.
+    pub(super) fn compare(
+        &self,
+        tracks: &mut [Track],
+        tagged: Tagged,
+        forced: Places,
+    ) -> (Places, Places) {
+        let (mut differs, mut is_tagged) = (Places::default(), Places::default());
+        for (place, digest) in tagged {
+            let track = &mut tracks[place];
+            let expected = track.arrival.as_ref().map(|arrival| arrival.digest);
+            match digest {
+                _ if track.end.is_some() => {}
+                Err(error) => track.end = Some(Err(error)),
+                Ok(digest) if digest == expected => {
+                    if !track.is_counted {
+                        let observer = self.destinations[place].observer();
+                        observer.saw(Happened::ManifestPresent);
+                    }
+                    match forced.contains(place) {
+                        true => (is_tagged, differs) = (is_tagged.with(place), differs.with(place)),
+                        false => track.end = Some(Ok(Outcome::Current)),
+                    }
+                }
+                Ok(_) => differs = differs.with(place),
+            }
+        }
+        (differs, is_tagged)
+    }
+
+    /// The top manifests of the destinations that lack something; those that get the same one are together. Ends those for which there
+    /// is none.
+    pub(super) async fn roots(
+        &self,
+        tracks: &mut [Track],
+        differs: Places,
+        top: &Manifest,
+        allowance: &Allowance,
+    ) -> Vec<(Manifest, Places)> {
+        let mut roots: Vec<(Manifest, Places)> = Vec::new();
+        for place in differs.iter() {
+            let track = &mut tracks[place];
+            let Some(arrival) = &track.arrival else {
+                continue;
+            };
+            track.warnings.extend(arrival.warning.clone());
+            let is_same = |(root, _): &&mut (Manifest, Places)| root.digest == arrival.digest;
+            if let Some((_, places)) = roots.iter_mut().find(is_same)
+                && !matches!(arrival.root, Root::SameIfMatching(_))
+            {
+                *places = places.with(place);
+                continue;
+            }
+            let form = &self.targets[place].form;
+            match self.root(arrival, form, top, allowance).await {
+                Err(error) => track.end = Some(Err(error)),
+                Ok(root) => match roots
+                    .iter_mut()
+                    .find(|(other, _)| other.digest == root.digest)
+                {
+                    Some((_, places)) => *places = places.with(place),
+                    None => roots.push((root, Places::default().with(place))),
+                },
+            }
+        }
+        roots
+    }
+
     /// The destinations whose tag, or digest, is known only when the source's is.
-    pub(super) fn need_digest(&self, at: Places) -> Places {
+    fn need_digest(&self, at: Places) -> Places {
         let needs = |place: &usize| match &self.targets[*place].tag {
             Some(tag) => needs_digest(tag),
             None => self.targets[*place].form != Form::Whole,
@@ -37,13 +151,13 @@ impl Copy<'_> {
     }
 
     /// The tag at a destination, of an image that has `digest` at the source.
-    pub(super) fn tag(&self, place: usize, digest: &Digest) -> Option<String> {
+    fn tag(&self, place: usize, digest: &Digest) -> Option<String> {
         let tag = self.targets[place].tag.as_deref()?;
         Some(with_digest(tag, digest))
     }
 
     /// What the destinations have under `name`, which is asked of each. Those that are late are left out.
-    pub(super) async fn tagged(
+    async fn tagged(
         &self,
         at: Places,
         lateness: Duration,
@@ -62,7 +176,7 @@ impl Copy<'_> {
     ///
     /// # Errors
     /// [`Error::Content`] if none of the image's platforms is asked for.
-    pub(super) fn arrival(&self, place: usize, top: &Manifest) -> Result<Arrival> {
+    fn arrival(&self, place: usize, top: &Manifest) -> Result<Arrival> {
         let arrival = form::arrival(top, &self.targets[place].form);
         arrival.map_err(|reason| self.source.not_copied(&top.digest.to_string(), reason))
     }
@@ -71,7 +185,7 @@ impl Copy<'_> {
     ///
     /// # Errors
     /// What the source refuses; [`Error::Content`] if the image is for another platform than is asked for.
-    pub(super) async fn root(
+    async fn root(
         &self,
         arrival: &Arrival,
         form: &Form,
@@ -115,7 +229,7 @@ impl Copy<'_> {
     /// An event may come before the registry shows what it announces (read-after-push 404s at GHCR were reported from 2025-09 on),
     /// or long after the tag has moved on. So the announced digest is waited for, for as long as
     /// `patience` lasts, and then the registry is believed.
-    pub(super) async fn top(
+    async fn top(
         &self,
         patience: Duration,
         allowance: &Allowance,
