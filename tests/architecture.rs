@@ -76,6 +76,7 @@ const IMPORTS: [(&str, &[&str]); 32] = [
         "reconcile",
         &[
             "allowance",
+            "aws",
             "copy",
             "deadline",
             "destination",
@@ -132,7 +133,15 @@ const IMPORTS: [(&str, &[&str]); 32] = [
     ),
     (
         "repositories",
-        &["aws", "copy", "destination", "endpoint", "error", "rules"],
+        &[
+            "aws",
+            "copy",
+            "destination",
+            "endpoint",
+            "error",
+            "manifest",
+            "rules",
+        ],
     ),
     (
         "registries",

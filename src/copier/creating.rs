@@ -39,7 +39,7 @@ impl Copier {
         shared: &Shared,
         (rule, repository): (&Rule, &RepositoryRule),
     ) -> Vec<Report> {
-        let ruled = rule.destinations(&job.source).unwrap_or_default();
+        let ruled = rule.destinations(&job.source, None).unwrap_or_default();
         let slot = |destination| Slot {
             destination,
             is_ruled: ruled.iter().any(|other| key(other) == key(destination)),

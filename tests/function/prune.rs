@@ -114,7 +114,7 @@ async fn in_doubt_a_tag_stays() {
         Fault::Status {
             status: 404,
             headers: Vec::new(),
-            body: String::new().into(),
+            body: String::new(),
         },
     );
     scenario.invoke(&webhook::scheduler()).await;

@@ -64,7 +64,10 @@ fn repository(destination: &Value) -> (bool, String) {
 #[tokio::test]
 async fn every_recipe_copies_what_it_says() {
     let [a, b, _] = layers();
-    let image = Image::buildx(&[("linux/amd64", &[a.clone()]), ("linux/arm64", &[b])]);
+    let image = Image::buildx(&[
+        ("linux/amd64", std::slice::from_ref(&a)),
+        ("linux/arm64", &[b]),
+    ]);
     let chart = ImageBuilder::oci()
         .config(
             "application/vnd.cncf.helm.config.v1+json",
