@@ -426,7 +426,9 @@ async fn a_scheduled_run_puts_right_what_differs_and_the_next_one_writes_nothing
             "resource_tags: team=platform (was resource_tags: team=other)",
         ])
     );
+    // The image is missing, so it is asked once whether it is archived.
     let expected = [
+        "DescribeImages",
         "DescribeRepositories",
         "GetLifecyclePolicy",
         "GetRepositoryPolicy",
@@ -480,7 +482,11 @@ async fn what_the_rule_does_not_name_is_neither_looked_at_nor_touched() {
     assert_eq!(settings(&scenario), expected);
     assert_eq!(
         calls(&scenario),
-        ["DescribeRepositories", "PutImageScanningConfiguration"]
+        [
+            "DescribeImages",
+            "DescribeRepositories",
+            "PutImageScanningConfiguration"
+        ]
     );
 }
 
@@ -517,6 +523,7 @@ async fn a_thousand_tags_cost_no_more_calls_than_one() {
     assert_eq!(scenario.ecr.repository(NEW).tags.len(), 1001);
     let once = [
         "CreateRepository",
+        "DescribeImages",
         "DescribeRepositories x2",
         "DescribeRepositoryCreationTemplates",
         "GetLifecyclePolicy",
@@ -545,7 +552,11 @@ async fn a_run_looks_once_at_a_repository_that_several_packages_share() {
     scenario.invoke(&webhook::scheduler()).await.reply();
     assert_eq!(
         calls(&scenario),
-        ["DescribeRepositories", "PutImageScanningConfiguration"]
+        [
+            "DescribeImages x3",
+            "DescribeRepositories",
+            "PutImageScanningConfiguration"
+        ]
     );
 }
 
