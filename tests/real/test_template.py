@@ -88,7 +88,6 @@ def test_repositories_are_managed_only_where_a_parameter_says_so(template):
     assert not [action for statement in always for action in statement["Action"] if action == "ecr:CreateRepository"]
 
 
-@pytest.mark.parametrize("role", ["WebhookRole", "CopyRole"])
 def test_what_the_function_reads_does_not_count_as_a_pull(resources):
     exclusions = [
         resource["Properties"]["PrincipalArn"]
@@ -98,6 +97,7 @@ def test_what_the_function_reads_does_not_count_as_a_pull(resources):
     assert exclusions == ["CopyRole.Arn"]
 
 
+@pytest.mark.parametrize("role", ["WebhookRole", "CopyRole"])
 def test_both_functions_may_read_the_secret_that_holds_the_rules(resources, role):
     rules, = [statement for statement in statements(resources[role]) if statement["Sid"] == "Rules"]
     assert (rules["Action"], rules["Resource"]) == ("secretsmanager:GetSecretValue", "RulesSecretArn")
