@@ -25,7 +25,8 @@ use futures_util::future;
 
 pub use self::carry::Shared;
 use self::form::{Arrival, Root};
-use self::look::{ANNOUNCED_TAG_PATIENCE, Tagged};
+use self::look::Tagged;
+pub use self::look::{ANNOUNCED_TAG_PATIENCE, announced_top};
 use self::places::Places;
 use self::plan::Plan;
 use self::progress::End;
@@ -61,6 +62,8 @@ pub struct Copy<'a> {
     pub dry_run: bool,
     /// Look at every blob and manifest although the top digest is equal.
     pub force: bool,
+    /// The manifest that this one has to refer to, if it is copied for that.
+    pub subject: Option<Digest>,
 }
 
 /// What an image is to be at one destination.
@@ -232,11 +235,12 @@ impl Copy<'_> {
                 .unwrap_or_else(|| version.clone())
         };
         let looks = future::join(
-            self.top(patience, allowance),
+            announced_top(&self.source, self.version, patience, allowance),
             self.tagged(at.except(late), lateness, name),
         );
         let (top, mut tagged) = looks.await;
         let (top, warning) = top?;
+        self.expect_subject(&top)?;
         for place in at.iter() {
             let track = &mut tracks[place];
             track.source_digest = Some(top.digest);

@@ -6,6 +6,7 @@
 //! fails for every tag of a package alike is found out once and reported once.
 
 mod packages;
+mod signatures;
 mod tags;
 
 use std::sync::OnceLock;
@@ -24,6 +25,7 @@ use crate::invocation::Invocation;
 use crate::job::{Job, Options, Origin};
 use crate::manifest::Digest;
 use crate::reference::Source;
+use crate::referrers::ReferrerTags;
 use crate::reports::Reports;
 use crate::retry::retry;
 use crate::rules::Glob;
@@ -148,9 +150,11 @@ impl Run<'_> {
         let source = registries.source(package, rule.token_secret_id());
         let listed = retry(source.observer(), || source.tags());
         let mut tags = match self.deadline.bound(listed).await {
-            Ok(tags) => rule.admitted(tags),
+            Ok(tags) => tags,
             Err(error) => return reports.add(Report::failed(subject(), error)),
         };
+        let signatures = rule.referrers().then(|| ReferrerTags::among(&tags));
+        tags = rule.admitted(tags);
         if tags.is_empty() {
             let reason = "it has no tag that the rule admits".to_owned();
             return reports.add(Report::ignored(subject(), reason));
@@ -165,6 +169,7 @@ impl Run<'_> {
         };
         let at_once = (REQUESTS / (places.len() + 1)).max(1);
         let mut left = tags.len();
+        let mut is_complete = true;
         for together in tags.chunks(COMPARED_TOGETHER) {
             let looks = together.iter().map(|tag| comparison.tag(tag));
             // In no order: one that takes long keeps none of the others from being handed over.
@@ -176,7 +181,7 @@ impl Run<'_> {
                     Ok(Some((looked, differs))) => {
                         left -= 1;
                         reports.extend(looked);
-                        jobs.extend(differs.map(|differs| self.job(package, differs)));
+                        jobs.extend(differs.map(|differs| self.job(compared, differs)));
                     }
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
@@ -191,11 +196,15 @@ impl Run<'_> {
                     "{left} of {count} tags were not compared in this run"
                 ));
                 reports.add(report);
+                is_complete = false;
                 break;
             }
             if places.iter().all(Place::is_refused) {
                 break;
             }
+        }
+        if let Some(signatures) = signatures.filter(|_| is_complete) {
+            Box::pin(self.compare_signatures(&source, &places, &signatures, reports)).await;
         }
         for place in &places {
             reports.extend(place.refusal(package));
@@ -231,8 +240,10 @@ impl Run<'_> {
         places
     }
 
-    fn job(&self, package: &str, (tag, destinations): Differs) -> Job {
+    fn job(&self, compared: &Compared<'_>, (tag, destinations): Differs) -> Job {
+        let Compared { rule, package } = compared;
         let options = Options {
+            referrers: rule.referrers(),
             dry_run: self.dry_run,
             origin: Some(Origin::Schedule),
             ..Options::default()

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 31] = [
+const IMPORTS: [(&str, &[&str]); 32] = [
     (
         "main",
         &[
@@ -85,6 +85,7 @@ const IMPORTS: [(&str, &[&str]); 31] = [
             "observer",
             "platform",
             "reference",
+            "referrers",
             "registry",
             "reports",
             "retry",
@@ -106,10 +107,26 @@ const IMPORTS: [(&str, &[&str]); 31] = [
             "job",
             "manifest",
             "observer",
+            "platform",
             "reference",
+            "referrers",
             "registries",
+            "registry",
             "retry",
             "rules",
+        ],
+    ),
+    (
+        "referrers",
+        &[
+            "allowance",
+            "copy",
+            "error",
+            "manifest",
+            "platform",
+            "reference",
+            "registry",
+            "retry",
         ],
     ),
     (
@@ -162,7 +179,13 @@ const IMPORTS: [(&str, &[&str]); 31] = [
     ("config", &["endpoint", "error", "rules"]),
     (
         "rules",
-        &["destination", "endpoint", "platform", "reference"],
+        &[
+            "destination",
+            "endpoint",
+            "manifest",
+            "platform",
+            "reference",
+        ],
     ),
     ("job", &["destination", "manifest", "reference"]),
     (
@@ -185,7 +208,7 @@ const IMPORTS: [(&str, &[&str]); 31] = [
 ];
 
 /// The engine copies: what a command on a laptop uses too. It knows of no trigger, no setting and no API of AWS.
-const ENGINE: [&str; 1] = ["copy"];
+const ENGINE: [&str; 2] = ["copy", "referrers"];
 
 /// The triggers' ring, the settings and AWS, which the engine must not know.
 const OUTSIDE_THE_ENGINE: [&str; 10] = [

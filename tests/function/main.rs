@@ -30,6 +30,7 @@ mod payloads;
 mod properties;
 mod pushes;
 mod queue;
+mod referrers;
 mod refused_runs;
 mod registries;
 mod rotation;
