@@ -192,7 +192,7 @@ async fn attestations_of_githubs_attest_action_come_along_as_referrers() {
 
 #[tokio::test]
 async fn signatures_of_notation_come_along_as_referrers() {
-    comes_along(&[Signer::Notation]).await;
+    comes_along(&[Signer::Notation, Signer::NotationEarlier]).await;
 }
 
 #[tokio::test]
@@ -642,7 +642,8 @@ async fn several_destinations_get_signatures_from_one_read() {
         .iter()
         .map(|it| it["referrers"].clone())
         .collect();
-    let once = [referrers(6, 0), referrers(6, 0), referrers(0, 0)];
+    let all = referrers(Signer::ALL.len() as u64, 0);
+    let once = [all.clone(), all, referrers(0, 0)];
     assert_eq!(counts, once, "{reply}");
     let storage = scenario.ghcr.storage.requests().len();
     let mut blobs: Vec<&String> = signatures

@@ -29,17 +29,20 @@ pub enum Signer {
     GitHub,
     /// `notation sign`: a signature that refers to the image.
     Notation,
+    /// As [`Signer::Notation`], from earlier versions: the type is that of the config.
+    NotationEarlier,
 }
 
 impl Signer {
     /// All of them.
-    pub const ALL: [Signer; 6] = [
+    pub const ALL: [Signer; 7] = [
         Signer::Cosign2Signature,
         Signer::Cosign2Attestation,
         Signer::Cosign2Sbom,
         Signer::Cosign3,
         Signer::GitHub,
         Signer::Notation,
+        Signer::NotationEarlier,
     ];
 
     /// The tag under which it is found, made of the digest of what is signed; none for an OCI referrer.
@@ -48,7 +51,7 @@ impl Signer {
             Signer::Cosign2Signature => "sig",
             Signer::Cosign2Attestation => "att",
             Signer::Cosign2Sbom => "sbom",
-            Signer::Cosign3 | Signer::GitHub | Signer::Notation => return None,
+            _ => return None,
         };
         Some(format!("{}.{ending}", subject.replace(':', "-")))
     }
@@ -112,11 +115,16 @@ impl Signer {
                 .annotation("org.opencontainers.image.created", "2026-11-21T08:00:00Z")
                 .annotation("dev.sigstore.bundle.content", "dsse-envelope")
                 .annotation("dev.sigstore.bundle.predicateType", PROVENANCE),
-            Signer::Notation => ImageBuilder::oci()
-                .config(NOTATION, Blob::bytes("{}"))
-                .layer("application/jose+json", Blob::bytes(statement.to_string()))
-                .subject(subject)
-                .annotation("io.cncf.notary.x509chain.thumbprint#S256", "[]"),
+            Signer::Notation | Signer::NotationEarlier => {
+                let builder = match self {
+                    Signer::Notation => ImageBuilder::artifact(NOTATION),
+                    _ => ImageBuilder::oci().config(NOTATION, Blob::bytes("{}")),
+                };
+                builder
+                    .layer("application/jose+json", Blob::bytes(statement.to_string()))
+                    .subject(subject)
+                    .annotation("io.cncf.notary.x509chain.thumbprint#S256", "[]")
+            }
         }
         .build()
     }
