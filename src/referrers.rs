@@ -47,8 +47,10 @@ const READS: usize = 4;
 /// Looks under way at once.
 const LOOKS: usize = 16;
 
-/// Copies under way at once.
+/// Copies under way at once, and the destinations of all of them together: each is a connection, and a process on Lambda may have 1,024
+/// files open. (AWS Lambda developer guide, "Lambda quotas")
 const COPIES: usize = 4;
+const COPIES_TO_DESTINATIONS: usize = 64;
 
 /// What refers to the images of one package, from the source to some destinations.
 pub struct Referrers<'a> {
@@ -369,20 +371,28 @@ impl Referrers<'_> {
             .iter()
             .map(|found| Box::pin(self.copy(found)))
             .collect();
-        let ended: Vec<_> = stream::iter(copies).buffered(COPIES).collect().await;
-        for (found, reports) in found.iter_mut().zip(ended) {
+        let at_once = COPIES_TO_DESTINATIONS / self.destinations.len().max(1);
+        let mut copies = stream::iter(copies).buffered(at_once.clamp(1, COPIES));
+        let (mut arrived, mut position) = (Vec::new(), 0);
+        // What has come is noted at once: the deadline may cut the rest.
+        while let Some(reports) = copies.next().await {
             for (place, report) in reports {
-                if let Some(figures) = &report.figures {
-                    found.digest = found.digest.or(figures.source_digest);
-                }
                 match report.error.clone() {
-                    Some(error) => brought[place].trouble(found.failure(error)),
+                    Some(error) => brought[place].trouble(found[position].failure(error)),
                     None => {
-                        found.present = found.present.with(place);
                         brought[place].arrived(&report);
+                        let digest = report.figures.and_then(|figures| figures.source_digest);
+                        arrived.push((position, place, digest));
                     }
                 }
             }
+            position += 1;
+        }
+        drop(copies);
+        for (position, place, digest) in arrived {
+            let found = &mut found[position];
+            found.present = found.present.with(place);
+            found.digest = found.digest.or(digest);
         }
     }
 

@@ -758,6 +758,57 @@ async fn a_direct_event_that_names_its_destination_asks_for_signatures_itself() 
     assert_found(&scenario, DESTINATION, found, &index()).await;
 }
 
+/// An event that follows the rule and names a signature's own tag is understood as GitHub's event for it is.
+#[tokio::test]
+async fn a_direct_event_may_name_a_signatures_own_tag() {
+    let scenario = start_with(json!({"destination": "prod/api:stable"})).await;
+    let index = index();
+    scenario.copy("1").await;
+    let signature = sign(&scenario, Signer::Cosign2Signature, &index);
+    let tag = Signer::Cosign2Signature.tag(&index.digest).expect("a tag");
+    let reply = scenario.copy(&tag).await;
+    assert_eq!(reply["outcome"], "copied", "{reply}");
+    assert_eq!(reply["referrers"], referrers(1, 0), "{reply}");
+    let found = (Signer::Cosign2Signature, &signature);
+    assert_found(&scenario, DESTINATION, found, &index).await;
+    let tags = scenario.ecr.repository(DESTINATION).tags;
+    assert_eq!(tags["stable"], index.digest, "the image's own tag stays");
+    assert_eq!(tags.len(), 2, "{tags:?}");
+}
+
+/// At each request, to either registry, a server fault of a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_of_a_moment_at_any_request_is_overcome() {
+    let index = index();
+    let prepared = async || {
+        let scenario = start().await;
+        scenario.ecr.put_image(DESTINATION, "1", &small_image());
+        let signers = [Signer::GitHub, Signer::Cosign2Signature];
+        let signatures = signers.map(|signer| (signer, sign(&scenario, signer, &index)));
+        (scenario, signatures)
+    };
+    let (scenario, _) = prepared().await;
+    scenario.copy("1").await;
+    let servers = |scenario: &Scenario| {
+        let (ghcr, ecr) = (&scenario.ghcr, &scenario.ecr.server);
+        [ghcr.server.clone(), ghcr.storage.clone(), ecr.clone()]
+    };
+    let counts = servers(&scenario).map(|server| server.requests().len());
+    assert!(counts.iter().sum::<usize>() > 25, "{counts:?}");
+    for (server, count) in counts.into_iter().enumerate() {
+        for position in 0..count {
+            let (scenario, signatures) = prepared().await;
+            let name = format!("request {position} to server {server}");
+            servers(&scenario)[server].fault_at(position, 1, Fault::html(503));
+            let reply = scenario.copy("1").await;
+            assert_eq!(reply["referrers"], referrers(2, 0), "{name}: {reply}");
+            for (signer, signature) in &signatures {
+                assert_found(&scenario, DESTINATION, (*signer, signature), &index).await;
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn entries_that_clean_up_has_deleted_are_named_and_stop_nothing() {
     let scenario = start().await;
