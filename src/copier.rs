@@ -1,5 +1,5 @@
-//! One job, from its references to its reports: opens the repositories, has the engine copy, and finds the other tags that were
-//! pushed with the one that GitHub named.
+//! One job, from its references to its reports: opens the repositories, has the engine copy, brings signatures and attestations where
+//! the job asks for them, and finds the other tags that were pushed with the one that GitHub named.
 
 mod creating;
 
@@ -16,8 +16,11 @@ use crate::github::GitHub;
 use crate::job::{Job, Options};
 use crate::manifest::Digest;
 use crate::observer::Observer;
-use crate::reference::{Source, Version};
+use crate::platform::Form;
+use crate::reference::{ReferrerTag, Source, Version};
+use crate::referrers::Referrers;
 use crate::registries::Registries;
+use crate::registry::Repository;
 use crate::repositories::Repositories;
 use crate::retry::Retry;
 use crate::rules::{Rules, not_an_image};
@@ -40,7 +43,12 @@ impl Copier {
     /// the others.
     ///
     /// A job of a webhook or of a schedule is ignored if the rule does not admit its tag; a direct event is not filtered.
+    ///
+    /// Where the job asks for them, signatures and attestations come along; one that is about nothing else brings those alone.
     pub async fn copy(&self, job: &Job, rules: &Rules, shared: &Shared) -> Vec<Report> {
+        if let Some(tag) = job.referrer_tag() {
+            return Box::pin(self.copy_referrers(job, tag, rules, shared)).await;
+        }
         if let Some(reason) = self.refusal(job, rules) {
             let source = self.source_name(job);
             return vec![Report::ignored(Some(Subject::Image { source }), reason)];
@@ -75,6 +83,7 @@ impl Copier {
             targets: Vec::new(),
             dry_run: job.options.dry_run,
             force: job.options.force,
+            subject: None,
         };
         let mut failed = Vec::new();
         for (position, (opened, destination)) in
@@ -98,6 +107,46 @@ impl Copier {
             true => Vec::new(),
             false => Box::pin(copy.run(shared)).await,
         };
+        if job.options.referrers {
+            let forms: Vec<Form> = copy.targets.iter().map(|it| it.form.clone()).collect();
+            let referrers = referrers(job, &copy.source, &copy.destinations, shared);
+            Box::pin(referrers.of_image(&forms, &mut reports)).await;
+        }
+        for (position, report) in failed {
+            reports.insert(position, report);
+        }
+        reports
+    }
+
+    /// The referrers of the manifest that a tag is made of, as something was pushed under that tag.
+    async fn copy_referrers(
+        &self,
+        job: &Job,
+        tag: ReferrerTag,
+        rules: &Rules,
+        shared: &Shared,
+    ) -> Vec<Report> {
+        let opened = job.destinations.iter().map(|destination| {
+            let opened = self.registries.destination(destination);
+            shared.deadline.bound(opened)
+        });
+        let (mut destinations, mut failed) = (Vec::new(), Vec::new());
+        for (position, opened) in future::join_all(opened).await.into_iter().enumerate() {
+            match opened {
+                Ok(repository) => destinations.push(repository),
+                Err(error) => {
+                    let subject = self.subject(job, &job.destinations[position]);
+                    failed.push((position, Report::failed(Some(subject), error)));
+                }
+            }
+        }
+        let source = self
+            .registries
+            .source(&job.source.package, token_of(job, rules));
+        let referrers = referrers(job, &source, &destinations, shared);
+        let name = self.source_name(job);
+        let announced = job.source.version.announced();
+        let mut reports = referrers.of_tag(tag, announced, &name).await;
         for (position, report) in failed {
             reports.insert(position, report);
         }
@@ -229,6 +278,23 @@ impl Copier {
             }
         }
         Ok(jobs)
+    }
+}
+
+/// What brings the referrers for a job, with observers of its own.
+fn referrers<'a>(
+    job: &Job,
+    source: &Repository,
+    destinations: &[Repository],
+    shared: &'a Shared,
+) -> Referrers<'a> {
+    let destinations = destinations.iter().cloned();
+    Referrers {
+        source: source.clone().observed(),
+        destinations: destinations.map(Repository::observed).collect(),
+        dry_run: job.options.dry_run,
+        force: job.options.force,
+        shared,
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use self::carry::Shared;
 use self::form::Arrival;
-use self::look::ANNOUNCED_TAG_PATIENCE;
+pub use self::look::{ANNOUNCED_TAG_PATIENCE, announced_top};
 use self::places::Places;
 use self::plan::Plan;
 use self::progress::End;
@@ -61,6 +61,8 @@ pub struct Copy<'a> {
     pub dry_run: bool,
     /// Look at every blob and manifest although the top digest is equal.
     pub force: bool,
+    /// The manifest that this one has to refer to, if it is copied for that.
+    pub subject: Option<Digest>,
 }
 
 /// What an image is to be at one destination.

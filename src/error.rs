@@ -80,6 +80,8 @@ pub enum Operation {
     PushManifest,
     /// Reading the list of tags.
     ListTags,
+    /// Asking what refers to a manifest.
+    ListReferrers,
 }
 
 impl fmt::Display for Operation {
@@ -94,6 +96,7 @@ impl fmt::Display for Operation {
             Operation::PushBlob => "push blob",
             Operation::PushManifest => "push manifest",
             Operation::ListTags => "list tags",
+            Operation::ListReferrers => "list referrers",
         })
     }
 }

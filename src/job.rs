@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::destination::Destination;
 use crate::manifest::Digest;
-use crate::reference::Source;
+use crate::reference::{ReferrerTag, Source};
 
 /// One image to copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,6 +35,9 @@ pub struct Options {
     /// Look at every blob and manifest although the top digest is equal.
     #[serde(default, skip_serializing_if = "is_false")]
     pub force: bool,
+    /// Copy the signatures and attestations too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub referrers: bool,
     /// What made the function enqueue the job; `None` if somebody asked for it directly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
@@ -71,6 +74,12 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl Job {
+    /// What the job is about if that is no image but a tag of signatures or attestations, which the job was asked to bring.
+    pub fn referrer_tag(&self) -> Option<ReferrerTag> {
+        let tag = self.source.version.tag()?;
+        ReferrerTag::parse(tag).filter(|_| self.options.referrers)
+    }
+
     /// The body of the message that asks for this job: a direct event.
     pub fn message(&self) -> String {
         // Texts and flags alone: this can't fail.

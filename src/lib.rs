@@ -29,6 +29,7 @@
 //! | [`copier`] | one job, from its references to its reports |
 //! | [`repositories`] | whether a destination's repository is as its rule says, and what to do where not |
 //! | | **The engine: no Lambda, no settings, no SDK** |
+//! | [`referrers`] | signatures and attestations: what refers to an image, to where the image is |
 //! | [`copy`] | survey, plan, transfer, report |
 //! | | **Adapters** |
 //! | [`registries`] | which host and which credential a repository is reached with |
@@ -52,7 +53,8 @@
 //! 2. Manifests are pushed as the bytes that were fetched; the tag is read back and its digest compared.
 //! 3. A blob enters the destination only under its digest, which is checked at commit.
 //! 4. Memory does not grow with the image, and no byte of an image touches a disk.
-//! 5. An image that is up to date costs one request to each registry, authorization aside.
+//! 5. An image that is up to date costs one request to each registry, authorization aside; more only where a rule asks for
+//!    signatures and attestations.
 //! 6. Secrets, bearer tokens and signed URLs appear in no log, error or report; a credential goes to its own host alone.
 //! 7. Every event may repeat, be late or out of order: a tag is resolved when it is copied, never taken from the event, and looked
 //!    at once more just before it is written if the copy took long; so it can't move backwards.
@@ -78,6 +80,7 @@ pub mod invocation;
 
 pub mod copier;
 
+pub mod referrers;
 pub mod repositories;
 
 pub mod copy;

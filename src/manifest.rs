@@ -3,6 +3,8 @@
 //! Nothing here speaks to a registry, and nothing is ever written back from a parsed form:
 //! a manifest is its bytes, and what is parsed of it serves only to find what it refers to.
 
+mod entries;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -16,6 +18,8 @@ use oci_client::manifest::{
 };
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use self::entries::{Entries, IndexEntry};
 
 /// The media types of manifests, all of which are offered in `Accept`: GHCR answers 404 to a request that leaves out the
 /// stored one, and ECR may convert what is asked for by tag.
@@ -310,6 +314,26 @@ impl Manifest {
             Some(entry) if entry.nature == Nature::ImageConfiguration => blob(entry).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// The manifest that this one is about, if it is a signature, an attestation or the like. (image-spec v1.1 manifest.md, `subject`)
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn subject(&self) -> Result<Option<Digest>, String> {
+        #[derive(Deserialize)]
+        struct Fields<'a> {
+            #[serde(borrow)]
+            subject: Option<Subject<'a>>,
+        }
+        #[derive(Deserialize)]
+        struct Subject<'a> {
+            #[serde(borrow)]
+            digest: Cow<'a, str>,
+        }
+        let fields: Fields<'_> = read(&self.bytes)?;
+        let subject = fields.subject.map(|subject| Digest::parse(&subject.digest));
+        subject.transpose()
     }
 
     /// What the manifest refers to directly.

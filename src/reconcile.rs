@@ -8,6 +8,7 @@
 mod packages;
 mod prune;
 mod repositories;
+mod signatures;
 mod tags;
 
 use std::collections::HashSet;
@@ -28,6 +29,7 @@ use crate::invocation::Invocation;
 use crate::job::{Job, Options, Origin};
 use crate::manifest::Digest;
 use crate::reference::Source;
+use crate::referrers::ReferrerTags;
 use crate::reports::Reports;
 use crate::repositories::Key;
 use crate::retry::retry;
@@ -163,6 +165,7 @@ impl Run<'_> {
             true => listed.iter().cloned().collect(),
             false => HashSet::new(),
         };
+        let signatures = rule.referrers().then(|| ReferrerTags::among(&listed));
         let mut tags = rule.admitted(listed);
         if tags.is_empty() {
             let reason = "it has no tag that the rule admits".to_owned();
@@ -179,8 +182,11 @@ impl Run<'_> {
             dry_run: self.dry_run,
         };
         let left = self
-            .compare_tags(package, &comparison, &tags, reports)
+            .compare_tags(compared, &comparison, &tags, reports)
             .await;
+        if let Some(signatures) = signatures.filter(|_| left == 0) {
+            Box::pin(self.compare_signatures(&source, &places, &signatures, reports)).await;
+        }
         for place in &places {
             reports.extend(place.refusal(package));
         }
@@ -198,7 +204,7 @@ impl Run<'_> {
     /// Compares tags, and hands over what differs as it is found. Gives how many were not compared.
     async fn compare_tags(
         &self,
-        package: &str,
+        compared: &Compared<'_>,
         comparison: &Comparison<'_>,
         tags: &[String],
         reports: &mut Reports,
@@ -216,7 +222,7 @@ impl Run<'_> {
                     Ok(Some((looked, differs))) => {
                         left -= 1;
                         reports.extend(looked);
-                        jobs.extend(differs.map(|differs| self.job(package, differs)));
+                        jobs.extend(differs.map(|differs| self.job(compared, differs)));
                     }
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
@@ -226,7 +232,7 @@ impl Run<'_> {
             self.hand_over(&jobs, reports).await;
             if let Err(error) = end {
                 let count = tags.len();
-                let subject = Some(Subject::package(package));
+                let subject = Some(Subject::package(&compared.package));
                 let mut report = Report::failed(subject, error);
                 report.reason = Some(format!(
                     "{left} of {count} tags were not compared in this run"
@@ -278,8 +284,10 @@ impl Run<'_> {
         looked_at.insert(repository)
     }
 
-    fn job(&self, package: &str, (tag, destinations): Differs) -> Job {
+    fn job(&self, compared: &Compared<'_>, (tag, destinations): Differs) -> Job {
+        let Compared { rule, package } = compared;
         let options = Options {
+            referrers: rule.referrers(),
             dry_run: self.dry_run,
             origin: Some(Origin::Schedule),
             ..Options::default()

@@ -202,6 +202,69 @@ pub fn is_referrer_tag(tag: &str) -> bool {
         && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
+/// A tag under which clients keep what refers to a manifest, made of that manifest's digest. Only those that this function copies from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReferrerTag {
+    /// The manifest that is referred to.
+    pub subject: Digest,
+    /// What is under the tag.
+    pub kind: ReferrerKind,
+}
+
+/// What clients keep under a tag that is made of a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReferrerKind {
+    /// The fallback tag: an index of the referrers, kept by clients for a registry without the referrers API.
+    /// (distribution-spec v1.1, "Referrers Tag Schema")
+    Index,
+    /// cosign's signatures. (cosign, `specs/SIGNATURE_SPEC.md`)
+    Signature,
+    /// cosign's attestations. (cosign, `specs/ATTESTATION_SPEC.md`)
+    Attestation,
+    /// What `cosign attach sbom` writes. (cosign, `specs/SBOM_SPEC.md`)
+    Sbom,
+}
+
+impl ReferrerKind {
+    /// All of them.
+    pub const ALL: [ReferrerKind; 4] = [
+        ReferrerKind::Index,
+        ReferrerKind::Signature,
+        ReferrerKind::Attestation,
+        ReferrerKind::Sbom,
+    ];
+
+    fn suffix(self) -> &'static str {
+        match self {
+            ReferrerKind::Index => "",
+            ReferrerKind::Signature => ".sig",
+            ReferrerKind::Attestation => ".att",
+            ReferrerKind::Sbom => ".sbom",
+        }
+    }
+}
+
+impl ReferrerTag {
+    /// Reads `sha256-<digits>` with one of the endings.
+    pub fn parse(tag: &str) -> Option<Self> {
+        let rest = tag.strip_prefix("sha256-")?;
+        let (digits, suffix) = rest.split_at_checked(64)?;
+        let mut kinds = ReferrerKind::ALL.into_iter();
+        Some(ReferrerTag {
+            subject: Digest::parse(&format!("sha256:{digits}")).ok()?,
+            kind: kinds.find(|kind| kind.suffix() == suffix)?,
+        })
+    }
+}
+
+/// As [`ReferrerTag::parse`] reads it.
+impl fmt::Display for ReferrerTag {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.subject.encoded();
+        write!(formatter, "sha256-{digits}{}", self.kind.suffix())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,6 +335,8 @@ mod tests {
         let digits = "0".repeat(64);
         for tag in [format!("sha256-{digits}"), format!("sha256-{digits}.sig")] {
             assert!(is_referrer_tag(&tag), "{tag}");
+            let read = ReferrerTag::parse(&tag);
+            assert_eq!(read.map(|read| read.to_string()), Some(tag));
         }
         for tag in [
             "sha256-1234".to_owned(),
@@ -279,6 +344,9 @@ mod tests {
             "1.2.3".to_owned(),
         ] {
             assert!(!is_referrer_tag(&tag), "{tag}");
+            assert_eq!(ReferrerTag::parse(&tag), None);
         }
+        let unknown = format!("sha256-{digits}.other");
+        assert!(is_referrer_tag(&unknown) && ReferrerTag::parse(&unknown).is_none());
     }
 }

@@ -14,6 +14,7 @@ mod budget;
 mod challenge;
 mod manifests;
 mod redirect;
+mod referrers;
 mod refusal;
 
 use std::sync::Arc;
@@ -279,7 +280,10 @@ fn action(operation: Operation) -> Option<Action> {
         Operation::StartUpload => Some(Action::InitiateLayerUpload),
         Operation::PushBlob => Some(Action::CompleteLayerUpload),
         Operation::PushManifest => Some(Action::PutImage),
-        Operation::Authorize | Operation::FetchBlob | Operation::ListTags => None,
+        Operation::Authorize
+        | Operation::FetchBlob
+        | Operation::ListTags
+        | Operation::ListReferrers => None,
     }
 }
 

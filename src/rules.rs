@@ -14,8 +14,9 @@ use serde_json::Value;
 pub use self::glob::Glob;
 use self::glob::GlobSet;
 use self::repository::RepositoryRule;
-use crate::destination::{Destination, Destinations};
+use crate::destination::{Destination, Destinations, TagPattern};
 use crate::endpoint::Hosts;
+use crate::manifest::Digest;
 use crate::platform::{Form, Platform};
 use crate::reference::{self, Source, is_referrer_tag, is_repository, is_tag};
 
@@ -31,6 +32,7 @@ pub struct Rule {
     /// In which images arrive where the destination does not say it.
     form: Form,
     tags: TagFilter,
+    referrers: bool,
     token_secret_id: Option<String>,
     repository: Option<RepositoryRule>,
     prune: bool,
@@ -135,7 +137,6 @@ impl Rule {
             .as_ref()
             .is_some_and(|tags| tags.min_age.is_some());
         let unsupported = [
-            ("referrers", fields.referrers),
             ("require", fields.require.is_some()),
             ("tags.min_age", min_age),
         ];
@@ -147,6 +148,7 @@ impl Rule {
             destinations: fields.destination,
             form: Form::of(fields.platform, fields.platforms)?.unwrap_or_default(),
             tags: TagFilter::new(fields.tags)?,
+            referrers: fields.referrers,
             token_secret_id: fields.token_secret_id,
             repository: fields.repository.map(RepositoryRule::parse).transpose()?,
             prune: fields.prune,
@@ -168,6 +170,36 @@ impl Rule {
         asked: Option<&Form>,
     ) -> Result<Vec<Destination>, String> {
         self.destinations.of(source, &self.hosts, asked, &self.form)
+    }
+
+    /// Where the signatures and attestations of a package's images go: each repository of the destinations once, whatever tag or form
+    /// the images have there.
+    ///
+    /// # Errors
+    /// As [`Rule::destinations`].
+    pub fn repositories(&self, package: &str) -> Result<Vec<Destination>, String> {
+        // Tags are never filled in, as none of the destinations' own is written.
+        let source = Source {
+            package: package.to_owned(),
+            version: reference::Version::Digest(Digest::of(b"")),
+        };
+        let mut repositories: Vec<Destination> = Vec::new();
+        for destination in self.destinations(&source, None)? {
+            let repository = Destination {
+                tag: TagPattern::default(),
+                form: Form::Whole,
+                ..destination
+            };
+            if !repositories.contains(&repository) {
+                repositories.push(repository);
+            }
+        }
+        Ok(repositories)
+    }
+
+    /// Whether signatures and attestations come along.
+    pub fn referrers(&self) -> bool {
+        self.referrers
     }
 
     /// Why `tag` is not copied, or `None` if it is.

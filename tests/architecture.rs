@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 32] = [
+const IMPORTS: [(&str, &[&str]); 33] = [
     (
         "main",
         &[
@@ -87,6 +87,7 @@ const IMPORTS: [(&str, &[&str]); 32] = [
             "observer",
             "platform",
             "reference",
+            "referrers",
             "registry",
             "reports",
             "repositories",
@@ -109,11 +110,27 @@ const IMPORTS: [(&str, &[&str]); 32] = [
             "job",
             "manifest",
             "observer",
+            "platform",
             "reference",
+            "referrers",
             "registries",
+            "registry",
             "repositories",
             "retry",
             "rules",
+        ],
+    ),
+    (
+        "referrers",
+        &[
+            "allowance",
+            "copy",
+            "error",
+            "manifest",
+            "platform",
+            "reference",
+            "registry",
+            "retry",
         ],
     ),
     (
@@ -178,7 +195,13 @@ const IMPORTS: [(&str, &[&str]); 32] = [
     ("config", &["endpoint", "error", "rules"]),
     (
         "rules",
-        &["destination", "endpoint", "platform", "reference"],
+        &[
+            "destination",
+            "endpoint",
+            "manifest",
+            "platform",
+            "reference",
+        ],
     ),
     ("job", &["destination", "manifest", "reference"]),
     (
@@ -201,7 +224,7 @@ const IMPORTS: [(&str, &[&str]); 32] = [
 ];
 
 /// The engine copies: what a command on a laptop uses too. It knows of no trigger, no setting and no API of AWS.
-const ENGINE: [&str; 1] = ["copy"];
+const ENGINE: [&str; 2] = ["copy", "referrers"];
 
 /// The triggers' ring, the settings and AWS, which the engine must not know.
 const OUTSIDE_THE_ENGINE: [&str; 11] = [

@@ -15,10 +15,12 @@ use crate::error::{Kind, Result};
 use crate::manifest::{Descriptor, Digest, Manifest};
 use crate::observer::Happened;
 use crate::platform::{Form, Platform};
+use crate::reference::Version;
+use crate::registry::Repository;
 use crate::retry::retry;
 
 /// How long a tag is waited for that an event announced and the registry does not show yet.
-pub(super) const ANNOUNCED_TAG_PATIENCE: Duration = Duration::from_secs(10);
+pub const ANNOUNCED_TAG_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The most bytes that an image's configuration may have, where it is read to learn the platform. Ordinary ones have some kilobytes.
 const CONFIGURATION_LIMIT: u64 = 4 * 1024 * 1024;
@@ -46,11 +48,12 @@ impl Copy<'_> {
                 .unwrap_or_else(|| version.clone())
         };
         let looks = future::join(
-            self.top(patience, allowance),
+            announced_top(&self.source, self.version, patience, allowance),
             self.tagged(at.except(late), lateness, name),
         );
         let (top, mut tagged) = looks.await;
         let (top, warning) = top?;
+        self.expect_subject(&top)?;
         for place in at.iter() {
             let track = &mut tracks[place];
             track.source_digest = Some(top.digest);
@@ -224,45 +227,63 @@ impl Copy<'_> {
         Ok(fields.into())
     }
 
-    /// The manifest that the source's tag stands for now, and a warning if it is not the one that was announced.
+    /// Checks that the source's manifest refers to what it is copied for.
     ///
-    /// An event may come before the registry shows what it announces (read-after-push 404s at GHCR were reported from 2025-09 on),
-    /// or long after the tag has moved on. So the announced digest is waited for, for as long as
-    /// `patience` lasts, and then the registry is believed.
-    async fn top(
-        &self,
-        patience: Duration,
-        allowance: &Allowance,
-    ) -> Result<(Manifest, Option<String>)> {
-        let version = self.version.tag_or_digest();
-        let announced = self.version.announced();
-        let until = Instant::now() + patience;
-        let mut delay = Duration::from_millis(250);
-        loop {
-            let fetch = || self.source.fetch_manifest(&version, allowance);
-            let result = retry(self.source.observer(), fetch).await;
-            let is_as_announced = match (&result, announced) {
-                (Ok(manifest), Some(announced)) => manifest.digest == announced,
-                (Err(error), Some(_)) => error.kind() != Kind::NotFound,
-                (_, None) => true,
-            };
-            if is_as_announced || Instant::now() + delay > until {
-                let manifest = result?;
-                let announced = announced.filter(|announced| *announced != manifest.digest);
-                let warning = announced.map(|announced| {
-                    format!(
-                        "the event named {announced}, but tag {version} now has {}, which was copied",
-                        manifest.digest
-                    )
-                });
-                return Ok((manifest, warning));
-            }
-            if let Ok(manifest) = result {
-                allowance.give_back(manifest.bytes.len() as u64);
-            }
-            tokio::time::sleep(delay).await;
-            delay *= 2;
+    /// # Errors
+    /// [`Error::Content`] says what it refers to instead.
+    fn expect_subject(&self, top: &Manifest) -> Result<()> {
+        let Some(expected) = self.subject else {
+            return Ok(());
+        };
+        let reason = match top.subject() {
+            Ok(Some(subject)) if subject == expected => return Ok(()),
+            Ok(Some(subject)) => format!("its subject is {subject}, not {expected}"),
+            Ok(None) => format!("it has no subject, though it is listed for {expected}"),
+            Err(reason) => reason,
+        };
+        Err(self.source.not_copied(&top.digest.to_string(), reason))
+    }
+}
+
+/// The manifest that the source's tag stands for now, and a warning if it is not the one that was announced.
+///
+/// An event may come before the registry shows what it announces (read-after-push 404s at GHCR were reported from 2025-09 on),
+/// or long after the tag has moved on. So the announced digest is waited for, for as long as
+/// `patience` lasts, and then the registry is believed.
+pub async fn announced_top(
+    source: &Repository,
+    version: &Version,
+    patience: Duration,
+    allowance: &Allowance,
+) -> Result<(Manifest, Option<String>)> {
+    let announced = version.announced();
+    let version = version.tag_or_digest();
+    let until = Instant::now() + patience;
+    let mut delay = Duration::from_millis(250);
+    loop {
+        let fetch = || source.fetch_manifest(&version, allowance);
+        let result = retry(source.observer(), fetch).await;
+        let is_as_announced = match (&result, announced) {
+            (Ok(manifest), Some(announced)) => manifest.digest == announced,
+            (Err(error), Some(_)) => error.kind() != Kind::NotFound,
+            (_, None) => true,
+        };
+        if is_as_announced || Instant::now() + delay > until {
+            let manifest = result?;
+            let announced = announced.filter(|announced| *announced != manifest.digest);
+            let warning = announced.map(|announced| {
+                format!(
+                    "the event named {announced}, but tag {version} now has {}, which was copied",
+                    manifest.digest
+                )
+            });
+            return Ok((manifest, warning));
         }
+        if let Ok(manifest) = result {
+            allowance.give_back(manifest.bytes.len() as u64);
+        }
+        tokio::time::sleep(delay).await;
+        delay *= 2;
     }
 }
 

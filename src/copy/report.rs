@@ -179,7 +179,7 @@ pub struct Bytes {
 pub struct Referrers {
     /// Written.
     pub copied: u64,
-    /// Not accepted by the destination.
+    /// Found, but not copied for good, mostly as the destination does not accept them; a warning names each.
     pub refused: u64,
 }
 
@@ -253,7 +253,9 @@ impl Report {
 
     /// Whether anything was written.
     pub fn has_progress(&self) -> bool {
-        let wrote = |figures: &Figures| figures.manifests.pushed + figures.blobs.copied > 0;
+        let wrote = |figures: &Figures| {
+            figures.manifests.pushed + figures.blobs.copied + figures.referrers.copied > 0
+        };
         self.outcome != Outcome::Planned && self.figures.as_ref().is_some_and(wrote)
     }
 }
@@ -296,6 +298,26 @@ impl Figures {
         if left_out > 0 {
             self.plan.push(format!("and {left_out} more"));
         }
+    }
+}
+
+impl Figures {
+    /// Adds steps of a dry run, as far as there is room.
+    pub fn plan_also(&mut self, steps: &[String]) {
+        let room = (PLAN_LINES + 1).saturating_sub(self.plan.len());
+        self.plan.extend(steps.iter().take(room).cloned());
+    }
+
+    /// Adds what something beside the image took: blobs, bytes and requests, but no manifests.
+    pub fn spent_also(&mut self, more: &Figures) {
+        self.blobs.copied += more.blobs.copied;
+        self.blobs.present += more.blobs.present;
+        self.bytes.copied += more.bytes.copied;
+        self.bytes.present += more.bytes.present;
+        self.requests.source += more.requests.source;
+        self.requests.destination += more.requests.destination;
+        self.retries += more.retries;
+        self.throttled += more.throttled;
     }
 }
 

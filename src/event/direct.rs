@@ -12,7 +12,7 @@ use crate::manifest::Digest;
 use crate::platform::{Form, Platform};
 use crate::reconcile::Scope;
 use crate::reference::Source;
-use crate::rules::{Rules, glob};
+use crate::rules::{Rule, Rules, glob};
 
 /// One image, or one image under several tags. The names in it are checked when they become jobs.
 #[derive(Debug)]
@@ -91,16 +91,21 @@ impl Direct {
         let job = |text: &String| {
             let source = Source::parse(text, hosts)
                 .map_err(|reason| Error::Event(format!("source {reason}")))?;
+            let mut options = self.options.clone();
             let destinations = match destinations {
                 Some(destinations) => destinations
                     .of(&source, hosts, self.form.as_ref(), &Form::Whole)
                     .map_err(Error::Event)?,
-                None => ruled(rules, &source, self.form.as_ref())?,
+                None => {
+                    let rule = rules.find(&source.package);
+                    options.referrers |= rule.is_some_and(Rule::referrers);
+                    ruled(rules, &source, self.form.as_ref())?
+                }
             };
             Ok(Job {
                 source,
                 destinations,
-                options: self.options.clone(),
+                options,
             })
         };
         self.sources.iter().map(job).collect()

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::copy::report::{Report, Subject};
 use crate::job::{Job, Options, Origin};
 use crate::manifest::Digest;
-use crate::reference::{Source, Version, is_package, is_tag};
+use crate::reference::{ReferrerTag, Source, Version, is_package, is_tag};
 use crate::rules::{Rules, not_an_image};
 
 /// What a delivery reports.
@@ -30,6 +30,8 @@ impl Delivery {
     ///
     /// A tag that the rule does not admit is a job all the same if its digest can lead to others of the same push. The
     /// worker looks those up, and ignores the tag itself.
+    ///
+    /// A tag of signatures or attestations is a job if the rule asks for those.
     ///
     /// # Errors
     /// The report of a delivery that is ignored.
@@ -54,6 +56,22 @@ impl Delivery {
             return ignored(format!("no rule matches {package}"));
         };
         let tag = source.version.tag().unwrap_or_default();
+        if rule.referrers() && ReferrerTag::parse(tag).is_some() {
+            // Where the image is under another tag, or in another form, signatures have their own tags all the same.
+            return match rule.repositories(package) {
+                Ok(destinations) => Ok(Job {
+                    source,
+                    destinations,
+                    options: Options {
+                        referrers: true,
+                        origin: Some(origin),
+                        delivery,
+                        ..Options::default()
+                    },
+                }),
+                Err(reason) => ignored(reason),
+            };
+        }
         let has_others = source.version.announced().is_some();
         let refusal = match has_others {
             true => not_an_image(tag),
@@ -68,6 +86,7 @@ impl Delivery {
         };
         let options = Options {
             all_tags: has_others,
+            referrers: rule.referrers(),
             origin: Some(origin),
             delivery,
             ..Options::default()

@@ -32,6 +32,7 @@ mod prune;
 mod pushes;
 mod queue;
 mod recipes;
+mod referrers;
 mod refused_runs;
 mod registries;
 mod repositories;

@@ -247,6 +247,19 @@ impl Ecr {
             .collect()
     }
 
+    /// The digests of what refers to `subject`, as ECR's own referrers API lists them.
+    pub async fn referrers(&self, repository: &str, subject: &str) -> Vec<String> {
+        let url = format!("{}/v2/{repository}/referrers/{subject}", self.server.url());
+        let credential = STANDARD.encode(format!("AWS:{}", self.state().password));
+        let authorization = format!("Basic {credential}");
+        let answer = http::client::get(&url, &[("authorization", &authorization)]).await;
+        let entries = answer.json()["manifests"].as_array().cloned();
+        let entries = entries.expect("an index").into_iter();
+        entries
+            .filter_map(|entry| Some(entry["digest"].as_str()?.to_owned()))
+            .collect()
+    }
+
     /// Deletes a blob, as ECR may do with one that no image refers to.
     pub fn delete_blob(&self, repository: &str, digest: &str) {
         self.change(repository, |it| it.blobs.remove(digest).map(drop));
@@ -354,6 +367,7 @@ enum Endpoint<'a> {
     Upload(&'a str),
     Blob(&'a str),
     Manifest(&'a str),
+    Referrers(&'a str),
 }
 
 fn endpoint(path: &str) -> Option<(&str, Endpoint<'_>)> {
@@ -376,6 +390,7 @@ fn endpoint(path: &str) -> Option<(&str, Endpoint<'_>)> {
     let endpoint = match (kind, last) {
         ("blobs", digest) => Endpoint::Blob(digest),
         ("manifests", reference) => Endpoint::Manifest(reference),
+        ("referrers", digest) => Endpoint::Referrers(digest),
         _ => return None,
     };
     Some((name, endpoint))
@@ -388,7 +403,9 @@ fn actions(method: &str, endpoint: &Endpoint<'_>) -> &'static [&'static str] {
         ("PUT", Endpoint::Upload(_)) => &["UploadLayerPart", "CompleteLayerUpload"],
         ("HEAD", Endpoint::Blob(_)) => &["BatchCheckLayerAvailability"],
         ("PUT", Endpoint::Manifest(_)) => &["PutImage"],
-        ("GET" | "HEAD", Endpoint::Manifest(_)) => &["BatchGetImage"],
+        ("GET" | "HEAD", Endpoint::Manifest(_)) | ("GET", Endpoint::Referrers(_)) => {
+            &["BatchGetImage"]
+        }
         _ => &[],
     }
 }
@@ -429,6 +446,7 @@ async fn answer(request: hyper::Request<RequestBody>, state: Arc<Mutex<State>>) 
         ("GET" | "HEAD", Endpoint::Manifest(reference)) => {
             manifests::get(&head, name, reference, &mut lock(&state))
         }
+        ("GET", Endpoint::Referrers(digest)) => manifests::referrers(name, digest, &lock(&state)),
         ("PUT", Endpoint::Manifest(reference)) => match body.bytes().await {
             Ok(bytes) => manifests::put(&head, bytes, name, reference, &mut lock(&state))
                 .unwrap_or_else(|refusal| *refusal),

@@ -1,8 +1,11 @@
 //! GitHub Container Registry for a client that pulls: one server for the registry and its token service, and one on another port,
 //! and so of another origin, for the storage that blob requests are redirected to.
 
+mod referrers;
 #[cfg(test)]
 mod tests;
+
+pub use referrers::{ReferrersAnswer, fallback_tag};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -54,6 +57,7 @@ struct State {
     realm: Option<String>,
     redirect: Option<String>,
     range_answer: RangeAnswer,
+    referrers_answer: ReferrersAnswer,
     listing: Listing,
     scheme: &'static str,
     storage_url: String,
@@ -116,6 +120,7 @@ impl Ghcr {
             realm: None,
             redirect: None,
             range_answer: RangeAnswer::Exact,
+            referrers_answer: ReferrersAnswer::default(),
             listing: Listing {
                 page_limit: PAGE_LIMIT,
                 next_link: None,
@@ -281,7 +286,7 @@ enum Endpoint<'a> {
     Manifest(&'a str, &'a str),
     Blob(&'a str, &'a str),
     Tags(&'a str),
-    Referrers(&'a str),
+    Referrers(&'a str, &'a str),
 }
 
 impl<'a> Endpoint<'a> {
@@ -298,7 +303,7 @@ impl<'a> Endpoint<'a> {
         match rest.rsplit_once('/')? {
             (repository, "manifests") => Some(Endpoint::Manifest(repository, reference)),
             (repository, "blobs") => Some(Endpoint::Blob(repository, reference)),
-            (repository, "referrers") => Some(Endpoint::Referrers(repository)),
+            (repository, "referrers") => Some(Endpoint::Referrers(repository, reference)),
             _ => None,
         }
     }
@@ -307,7 +312,7 @@ impl<'a> Endpoint<'a> {
         match *self {
             Endpoint::Base => PLACEHOLDER,
             Endpoint::Manifest(repository, _) | Endpoint::Blob(repository, _) => repository,
-            Endpoint::Tags(repository) | Endpoint::Referrers(repository) => repository,
+            Endpoint::Tags(repository) | Endpoint::Referrers(repository, _) => repository,
         }
     }
 }
@@ -345,13 +350,9 @@ impl State {
                 None => oci_error(404, "BLOB_UNKNOWN", "blob unknown to registry"),
             },
             Endpoint::Tags(name) => repository.tag_page(name, uri, &self.listing),
-            // GHCR has no referrers API, and redirects to a page of its web site, which answers 404.
-            Endpoint::Referrers(name) => {
-                let location = format!(
-                    "{}/-/v2/packages/container/package/{name}",
-                    self.storage_url
-                );
-                reply(303, &[("location", location)], "")
+            Endpoint::Referrers(name, subject) => {
+                let answer = self.referrers_answer;
+                repository.referrers(answer, name, subject, &self.storage_url)
             }
         }
     }

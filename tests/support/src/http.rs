@@ -4,7 +4,10 @@
 //! handler, so that no server has fault code of its own.
 
 mod body;
-#[cfg(test)]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the servers' own tests look at more of an answer")
+)]
 pub(crate) mod client;
 mod fault;
 #[cfg(test)]

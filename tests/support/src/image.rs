@@ -5,10 +5,12 @@
 
 mod blob;
 mod described;
+mod signed;
 #[cfg(test)]
 mod tests;
 
 pub use blob::{Blob, digest, finish};
+pub use signed::Signer;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -351,6 +353,7 @@ pub struct ImageBuilder {
     layers: Vec<Descriptor>,
     blobs: BTreeMap<String, Blob>,
     artifact_type: Option<String>,
+    subject: Option<Descriptor>,
     annotations: Vec<(String, String)>,
 }
 
@@ -384,6 +387,7 @@ impl ImageBuilder {
             layers: Vec::new(),
             blobs: BTreeMap::new(),
             artifact_type: None,
+            subject: None,
             annotations: Vec::new(),
         }
     }
@@ -407,7 +411,7 @@ impl ImageBuilder {
     }
 
     /// A layer with its blob, and annotations on its descriptor.
-    fn layer_annotated(
+    pub fn layer_annotated(
         mut self,
         media_type: &str,
         blob: Blob,
@@ -424,6 +428,12 @@ impl ImageBuilder {
     /// A layer that is listed and not stored: a foreign layer, or a descriptor that is wrong on purpose.
     pub fn layer_described(mut self, descriptor: Descriptor) -> ImageBuilder {
         self.layers.push(descriptor);
+        self
+    }
+
+    /// The manifest that this one refers to.
+    pub fn subject(mut self, subject: &StoredManifest) -> ImageBuilder {
+        self.subject = Some(Descriptor::of_manifest(subject));
         self
     }
 
@@ -449,6 +459,9 @@ impl ImageBuilder {
         ];
         if let Some(artifact_type) = &self.artifact_type {
             fields.insert(1, ("artifactType", text(artifact_type)));
+        }
+        if let Some(subject) = &self.subject {
+            fields.push(("subject", subject.json()));
         }
         if !self.annotations.is_empty() {
             fields.push(("annotations", map(&self.annotations)));

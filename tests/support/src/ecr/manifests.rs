@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use hyper::http::request::Parts;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Refusal, Repository, State, TagWrite, is_digest, unsupported};
 use crate::function::ACCOUNT;
@@ -49,6 +49,26 @@ pub(super) fn get(head: &Parts, name: &str, reference: &str, state: &mut State) 
         ("docker-content-digest", digest.to_owned()),
     ];
     http::reply(200, &headers, manifest.bytes.clone())
+}
+
+/// Answers with an index of what refers to a digest. (OCI distribution specification 1.1, "Listing Referrers"; ECR lists by `subject`)
+pub(super) fn referrers(name: &str, subject: &str, state: &State) -> Reply {
+    let entries = state.repositories[name].referrers(subject);
+    let entry = |digest: &String| {
+        let manifest = &state.repositories[name].manifests[digest];
+        let value: Value = serde_json::from_slice(&manifest.bytes).unwrap_or_default();
+        json!({
+            "mediaType": manifest.media_type, "digest": digest, "size": manifest.bytes.len(),
+            "artifactType": value.get("artifactType").unwrap_or(&value["config"]["mediaType"]),
+        })
+    };
+    let entries: Vec<Value> = entries.iter().map(entry).collect();
+    let index = json!({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries});
+    http::reply(
+        200,
+        &[("content-type", OCI_INDEX.to_owned())],
+        index.to_string(),
+    )
 }
 
 /// Layers of these types need not be uploaded (ECR user guide, on Windows foreign layers). A layer of any other type must be in the
@@ -173,6 +193,16 @@ impl Repository {
         } else {
             self.manifests.contains_key(digest)
         }
+    }
+
+    /// The digests of the manifests whose subject is `subject`.
+    pub fn referrers(&self, subject: &str) -> Vec<String> {
+        let refers = |manifest: &&StoredManifest| {
+            let value: Value = serde_json::from_slice(&manifest.bytes).unwrap_or_default();
+            value["subject"]["digest"] == subject
+        };
+        let manifests = self.manifests.values().filter(refers);
+        manifests.map(|manifest| manifest.digest.clone()).collect()
     }
 
     /// Which of the digests that `digest` reaches, itself included, are missing. The image is whole if none is.

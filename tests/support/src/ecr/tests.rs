@@ -4,7 +4,7 @@ use crate::http::Fault;
 use crate::http::client::{Answer, send};
 use crate::image::{
     Blob, DOCKER_FOREIGN_LAYER, DOCKER_MANIFEST, Descriptor, Image, ImageBuilder, OCI_LAYER,
-    OCI_MANIFEST, digest,
+    OCI_MANIFEST, Signer, digest,
 };
 
 const NAME: &str = "prod/api";
@@ -218,4 +218,17 @@ async fn a_manifest_is_read_back_under_its_own_type_once_its_tag_is_visible() {
         assert_eq!(read(&ecr, "1", OCI_MANIFEST).await, image.top);
     }
     assert_eq!(read(&ecr, "1", DOCKER_MANIFEST).await, "");
+}
+
+#[tokio::test]
+async fn what_refers_to_a_manifest_is_listed_by_its_subject() {
+    let ecr = registry().await;
+    let image = image(&ecr, "a layer").await;
+    let signed = Signer::GitHub.sign(image.top_manifest());
+    let refused = Image::refused_referrer(image.top_manifest());
+    assert_eq!(ecr.referrers(NAME, &image.top).await, Vec::<String>::new());
+    push_blobs(&ecr, &signed).await;
+    assert_eq!(put(&ecr, &signed.top, &signed).await, "201 ");
+    assert_eq!(put(&ecr, &refused.top, &refused).await, "405 UNSUPPORTED");
+    assert_eq!(ecr.referrers(NAME, &image.top).await, [signed.top]);
 }

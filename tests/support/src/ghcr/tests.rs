@@ -1,5 +1,6 @@
 use super::*;
 use crate::http::client::{Answer, get, send};
+use crate::image::Signer;
 
 const NAME: &str = "acme/tools/api";
 
@@ -124,4 +125,36 @@ async fn tags_are_listed_oldest_push_first_in_linked_pages() {
     ghcr.set_endless(true);
     let next = r#"<LIST?last=endless-3&n=2>; rel="next""#;
     list("last=7", json!(["1", "endless-3"]), next).await;
+}
+
+#[tokio::test]
+async fn referrers_are_kept_under_the_fallback_tag_and_not_listed_by_the_registry() {
+    let (ghcr, image) = registry().await;
+    let path = format!("referrers/{}", image.top);
+    let answer = pull(&ghcr, NAME, &path, OCI_INDEX).await;
+    assert_eq!(answer.status(), 303);
+    let location = answer.header("location").to_owned();
+    assert_eq!(get(&location, &[]).await.status(), 404);
+    let signers = [Signer::Cosign3, Signer::Notation];
+    let signed = signers.map(|signer| signer.sign(image.top_manifest()));
+    for signature in &signed {
+        ghcr.put_referrer(NAME, &image.top, signature);
+    }
+    let listed = async |path: &str| {
+        let answer = pull(&ghcr, NAME, path, OCI_INDEX).await;
+        let entries = answer.json()["manifests"].as_array().cloned();
+        let entries = entries.map(|entries| entries.len());
+        (answer.status(), entries)
+    };
+    let fallback = format!("manifests/{}", fallback_tag(&image.top));
+    assert_eq!(listed(&fallback).await, (200, Some(2)));
+    for (set, expected) in [
+        (ReferrersAnswer::NotFound, (404, None)),
+        (ReferrersAnswer::TooManyRequests, (429, None)),
+        (ReferrersAnswer::Empty, (200, Some(0))),
+        (ReferrersAnswer::Listed, (200, Some(2))),
+    ] {
+        ghcr.set_referrers_answer(set);
+        assert_eq!(listed(&path).await, expected, "{set:?}");
+    }
 }
