@@ -91,7 +91,11 @@ pub async fn invoke(function: &Function, event: &Value, outcome: &str) -> Usage 
     }
 }
 
-/// One run of skopeo, in whose `arguments` SOURCE and DESTINATION stand for the registries' hosts. It knows nothing of earlier runs:
+/// Between the arguments of two runs of skopeo, one after the other.
+pub const AND_THEN: &str = ";";
+
+/// One run of skopeo, or several, in whose `arguments` SOURCE and DESTINATION stand for the registries' hosts. They know nothing of
+/// earlier runs:
 /// its cache of where blobs are is in a new directory, which `_CONTAINERS_ROOTLESS_UID` makes it use even as root
 /// (containers/image, `pkg/blobinfocache/default.go`).
 pub async fn skopeo(
@@ -118,14 +122,19 @@ pub async fn skopeo(
             .replace("SOURCE", &stage.source.host())
             .replace("DESTINATION", &stage.destination.host())
     };
-    let mut words: Vec<String> = arguments.iter().map(fill).collect();
-    if certificates.is_none() {
-        let plain = ["--src-tls-verify=false", "--dest-tls-verify=false"];
-        words.extend(plain.map(str::to_owned));
+    let mut all = Usage::default();
+    for arguments in arguments.split(|argument| argument == AND_THEN) {
+        let mut words: Vec<String> = arguments.iter().map(fill).collect();
+        if certificates.is_none() {
+            let plain = ["--src-tls-verify=false", "--dest-tls-verify=false"];
+            words.extend(plain.map(str::to_owned));
+        }
+        let (usage, _) = command::run(scratch, "skopeo", &words, &environment).await;
+        all.wall += usage.wall;
+        all.cpu += usage.cpu;
+        all.peak_memory_bytes = all.peak_memory_bytes.max(usage.peak_memory_bytes);
     }
-    command::run(scratch, "skopeo", &words, &environment)
-        .await
-        .0
+    all
 }
 
 /// curl reads every blob of a repository and throws it away, six at once.

@@ -7,7 +7,7 @@ use support::image::{Blob, Image};
 
 use super::{BOTH, copy, loopback, skopeo_copy, skopeo_sync};
 use crate::bench::{Bench, NETWORK, Work, large_layers};
-use crate::contender::{FUNCTION, SKOPEO};
+use crate::contender::{AND_THEN, FUNCTION, SKOPEO};
 use crate::network;
 use crate::results::{Outcome, Sample, Target, median};
 use crate::stage::{Network, Setting};
@@ -174,14 +174,19 @@ pub(super) async fn current(bench: &Bench) -> Outcome {
     outcome
 }
 
-/// One image to one repository, and to three by one job: the source is read once, whatever the number.
+/// One image to one repository, and to three by one job: the source is read once, whatever the number. Beside it skopeo, which is
+/// run once for each.
 pub(super) async fn destinations(bench: &Bench) -> Outcome {
     const LIST: [&str; 3] = ["prod/api", "dr/api", "eu/api"];
     let large = bench.large().await;
     let work = |count: usize| Work {
         event: json!({"source": "ghcr.io/acme/api:1", "destination": LIST[..count]}),
         outcome: "copied",
-        skopeo: Vec::new(),
+        skopeo: LIST[..count]
+            .iter()
+            .map(|name| skopeo_copy("acme/api:1", &format!("{name}:1")))
+            .collect::<Vec<_>>()
+            .join(&AND_THEN.to_owned()),
         tags: LIST[..count]
             .iter()
             .map(|name| (*name, "1".to_owned(), large.image.top.clone()))
@@ -217,11 +222,21 @@ pub(super) async fn destinations(bench: &Bench) -> Outcome {
                 let sample = sample.await;
                 outcome.samples.push(Sample { variant, ..sample });
             }
+            let thrice = work(LIST.len());
+            let sample = bench.measure(SKOPEO, &setting, None, &thrice, |_| {});
+            let sample = Sample {
+                variant: three,
+                ..sample.await
+            };
+            outcome.samples.push(sample);
         }
+        let skopeo = median(&outcome.figures(three, SKOPEO, Outcome::wall));
         let [ours, alone] =
             [three, one].map(|variant| median(&outcome.figures(variant, FUNCTION, Outcome::wall)));
         let what = format!("wall over one destination's {place}");
         targets.push(Target::new(&what, ours / alone, bound, ""));
+        let what = format!("wall over three runs of skopeo {place}");
+        targets.push(Target::new(&what, ours / skopeo, 0.7, ""));
         let read = |variant| {
             let read = outcome.figures(variant, FUNCTION, |sample| sample.source.bytes as f64);
             read.into_iter().fold(0.0, f64::max)
