@@ -21,6 +21,8 @@ mod transfer;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
+
 pub use self::carry::Shared;
 use self::form::Arrival;
 use self::look::ANNOUNCED_TAG_PATIENCE;
@@ -61,7 +63,13 @@ pub struct Copy<'a> {
     pub dry_run: bool,
     /// Look at every blob and manifest although the top digest is equal.
     pub force: bool,
+    /// Says of a digest at the source why it is not to be copied, if it is not: asked before a destination that lacks it gets
+    /// anything.
+    pub gate: Option<Gate<'a>>,
 }
+
+/// Why the image with a digest is not copied; `None` if it is.
+pub type Gate<'a> = Box<dyn Fn(Digest) -> BoxFuture<'a, Option<String>> + Send + Sync + 'a>;
 
 /// What an image is to be at one destination.
 #[derive(Clone, Debug)]
@@ -83,6 +91,8 @@ struct Track {
     /// Of a dry run.
     planned: Option<Plan>,
     end: Option<Result<Outcome>>,
+    /// Why it is ignored.
+    reason: Option<String>,
     /// How often what it lacks was sent.
     transfers: usize,
     /// Whether it was counted what the destination has of the image.
@@ -124,7 +134,9 @@ impl Copy<'_> {
             if let Some(plan) = &track.planned {
                 figures.planned(plan);
             }
-            reports.push(Report::copy(subject, result, figures));
+            let mut report = Report::copy(subject, result, figures);
+            report.reason = track.reason;
+            reports.push(report);
         }
         reports
     }
@@ -181,7 +193,11 @@ impl Copy<'_> {
         for place in left(tracks).iter() {
             tracks[place].warnings = warning.clone().into_iter().collect();
         }
-        let (differs, is_tagged) = self.compare(tracks, tagged, forced);
+        let (differs, is_tagged) = self.compare(tracks, &tagged, forced);
+        if self.is_refused(tracks, differs, &top.digest).await {
+            return Ok(Places::default());
+        }
+        let differs = self.movable(tracks, differs, &tagged).await;
         let roots = self.roots(tracks, differs, &top, &allowance).await;
         if roots.is_empty() {
             return Ok(Places::default());

@@ -12,6 +12,7 @@ mod authorization;
 mod blobs;
 mod budget;
 mod challenge;
+mod immutability;
 mod manifests;
 mod redirect;
 mod refusal;
@@ -29,6 +30,7 @@ pub use self::blobs::{BlobReader, Upload};
 use self::budget::Action;
 pub use self::budget::Budget;
 pub use self::challenge::Challenge;
+pub use self::immutability::Immutability;
 use self::refusal::Place;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind, Operation, Result, Side};
@@ -64,6 +66,7 @@ pub struct Repository {
     name: String,
     authorization: Arc<Authorization>,
     budget: Option<Arc<Budget>>,
+    immutability: Option<Immutability>,
     observer: Arc<Observer>,
 }
 
@@ -109,6 +112,7 @@ impl Repository {
             name: name.to_owned(),
             authorization: Arc::new(authorization),
             budget,
+            immutability: None,
             observer: Arc::default(),
         }
     }

@@ -81,6 +81,7 @@ const IMPORTS: [(&str, &[&str]); 32] = [
             "deadline",
             "destination",
             "error",
+            "github",
             "invocation",
             "job",
             "manifest",
@@ -154,6 +155,7 @@ const IMPORTS: [(&str, &[&str]); 32] = [
             "kept",
             "reference",
             "registry",
+            "rules",
         ],
     ),
     (
