@@ -9,6 +9,7 @@ mod carry;
 mod fanout;
 pub mod form;
 mod look;
+mod mount;
 pub mod places;
 pub mod plan;
 mod progress;
@@ -217,6 +218,8 @@ impl Copy<'_> {
             // One that was late has another round.
             tracks[place].end = failure.map(Err);
         }
+        let holders = &shared.carriage.holders;
+        holders.note_survey(&survey, &self.destinations, &complete(tracks));
         let plans = self.plans(tracks, &survey, surveyed, is_tagged);
         // The plans hold all that is needed of it.
         drop(survey);
@@ -321,6 +324,16 @@ impl Copy<'_> {
             }
         }
     }
+}
+
+/// The destinations that have the whole image, and its digest there.
+fn complete(tracks: &[Track]) -> Vec<(usize, Digest)> {
+    let has_all = |track: &Track| matches!(track.end, Some(Ok(Outcome::Current | Outcome::Copied)));
+    let complete = tracks.iter().enumerate();
+    let complete = complete.filter(|(_, track)| has_all(track));
+    complete
+        .filter_map(|(place, track)| Some((place, track.arrival.as_ref()?.digest)))
+        .collect()
 }
 
 /// The destinations without an end.

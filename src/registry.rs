@@ -26,7 +26,7 @@ use url::Url;
 
 use self::authorization::{Authorization, join};
 pub use self::authorization::{Credential, Credentials};
-pub use self::blobs::{BlobReader, Upload};
+pub use self::blobs::{BlobReader, Mounting, Upload};
 use self::budget::Action;
 pub use self::budget::Budget;
 pub use self::challenge::Challenge;
@@ -133,6 +133,16 @@ impl Repository {
     /// `host/repository` followed by `:tag` or `@digest`.
     pub fn reference(&self, tag_or_digest: &str) -> String {
         format!("{}/{}{}", self.host, self.name, suffix(tag_or_digest))
+    }
+
+    /// The registry's host.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The repository's name on it.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What the references of all digests of this repository begin with.

@@ -27,6 +27,7 @@ mod matrix;
 mod measurements;
 mod memory;
 mod min_age;
+mod mounting;
 mod outages;
 mod payloads;
 mod properties;
