@@ -4,15 +4,16 @@
 mod creating;
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
-use futures_util::future;
+use futures_util::{FutureExt, future};
 use secrecy::SecretString;
 
 use crate::copy::report::{Report, Subject};
-use crate::copy::{Copy, Shared, Target};
+use crate::copy::{Copy, Gate, Shared, Target};
 use crate::destination::Destination;
 use crate::error::{Error, Kind, Result};
-use crate::github::GitHub;
+use crate::github::{GitHub, Named};
 use crate::job::{Job, Options};
 use crate::manifest::Digest;
 use crate::observer::Observer;
@@ -23,7 +24,7 @@ use crate::registries::Registries;
 use crate::registry::Repository;
 use crate::repositories::Repositories;
 use crate::retry::Retry;
-use crate::rules::{Rules, not_an_image};
+use crate::rules::{Rule, Rules, not_an_image};
 
 /// So often GitHub is asked again for the other tags of a push. A stalled answer takes fifteen seconds each time.
 const LOOKUP_RETRIES: usize = 2;
@@ -84,6 +85,7 @@ impl Copier {
             dry_run: job.options.dry_run,
             force: job.options.force,
             subject: None,
+            gate: self.gate(job, rules),
         };
         let mut failed = Vec::new();
         for (position, (opened, destination)) in
@@ -175,6 +177,50 @@ impl Copier {
         rules.find(&job.source.package)?.refusal(tag)
     }
 
+    /// Keeps back what is not old enough for the rule, or of an unknown age. As with its tag, a direct event is not asked.
+    fn gate<'a>(&'a self, job: &'a Job, rules: &'a Rules) -> Option<Gate<'a>> {
+        let rule = rules.find(&job.source.package)?;
+        let min_age = rule.min_age().filter(|_| job.options.origin.is_some())?;
+        let package = &job.source.package;
+        Some(Box::new(move |digest| {
+            let refusal = async move {
+                let named = Named::Digest(&digest);
+                match self.age_refusal(rule, package, named).await {
+                    Ok(refusal) => refusal,
+                    Err(error) => Some(min_age.refusal_of_unknown(error)),
+                }
+            };
+            refusal.boxed()
+        }))
+    }
+
+    /// Why a version of a package is not copied because of its age: it is too young for the rule, or GitHub does not list it with its
+    /// time.
+    ///
+    /// # Errors
+    /// What GitHub's API refuses: then the age is not known either.
+    pub async fn age_refusal(
+        &self,
+        rule: &Rule,
+        package: &str,
+        named: Named<'_>,
+    ) -> Result<Option<String>> {
+        let Some(min_age) = rule.min_age() else {
+            return Ok(None);
+        };
+        let created_at = self.registries.with_token(
+            rule.token_secret_id(),
+            |token: Option<SecretString>| async move {
+                let token = token.ok_or_else(|| without_token(package))?;
+                persistently(|| self.github.created_at(Some(&token), package, named)).await
+            },
+        );
+        Ok(match created_at.await? {
+            Some(created_at) => min_age.refusal(created_at, SystemTime::now()),
+            None => Some(min_age.refusal_of_unknown("it does not list the version with a time")),
+        })
+    }
+
     /// The jobs for the other tags of the digest that was announced, and of the one that the tag had when it was copied: to the same
     /// destinations, with the same options, as far as the rule admits them. GitHub names any one of several tags that were pushed
     /// together. (docker/metadata-action#300)
@@ -207,30 +253,6 @@ impl Copier {
         self.jobs_for_tags(job, rules, digests, Some(named)).await
     }
 
-    /// Asks once more after a fault of a moment, as nobody tells of the other tags again. A rate limit is not waited for: no copy
-    /// depends on it.
-    async fn version_of(
-        &self,
-        token: Option<&SecretString>,
-        package: &str,
-        digest: &Digest,
-    ) -> Result<Option<crate::github::Version>> {
-        let observer = Observer::default();
-        let mut retry = Retry::default();
-        loop {
-            match self.github.version_of(token, package, digest).await {
-                Err(error)
-                    if error.retry_after().is_none()
-                        && retry.tries() < LOOKUP_RETRIES
-                        && retry.is_worth_it(&error) =>
-                {
-                    retry.wait(&error, &observer).await;
-                }
-                result => return result,
-            }
-        }
-    }
-
     async fn jobs_for_tags(
         &self,
         job: &Job,
@@ -246,7 +268,11 @@ impl Copier {
                 .registries
                 .with_token(token_of(job, rules), |token| async move {
                     match token {
-                        Some(_) => self.version_of(token.as_ref(), package, &digest).await,
+                        Some(_) => {
+                            let github = &self.github;
+                            persistently(|| github.version_of(token.as_ref(), package, &digest))
+                                .await
+                        }
                         None => Err(without_token(package)),
                     }
                 })
@@ -298,7 +324,29 @@ fn referrers<'a>(
     }
 }
 
-/// GitHub tells nobody without a token, so the other tags are not known.
+/// Asks GitHub once more after a fault of a moment, as nobody tells of the other tags again. A rate limit is not waited for: no copy
+/// depends on it.
+async fn persistently<T, A>(ask: impl Fn() -> A) -> Result<T>
+where
+    A: Future<Output = Result<T>>,
+{
+    let observer = Observer::default();
+    let mut retry = Retry::default();
+    loop {
+        match ask().await {
+            Err(error)
+                if error.retry_after().is_none()
+                    && retry.tries() < LOOKUP_RETRIES
+                    && retry.is_worth_it(&error) =>
+            {
+                retry.wait(&error, &observer).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// GitHub tells nobody without a token, so neither the other tags nor a version's time are known.
 fn without_token(package: &str) -> Error {
     Error::Api {
         operation: "list versions",

@@ -9,6 +9,7 @@ mod carry;
 mod fanout;
 pub mod form;
 mod look;
+mod mount;
 pub mod places;
 pub mod plan;
 mod progress;
@@ -20,6 +21,8 @@ mod transfer;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
 
 pub use self::carry::Shared;
 use self::form::Arrival;
@@ -63,7 +66,13 @@ pub struct Copy<'a> {
     pub force: bool,
     /// The manifest that this one has to refer to, if it is copied for that.
     pub subject: Option<Digest>,
+    /// Says of a digest at the source why it is not to be copied, if it is not: asked before a destination that lacks it gets
+    /// anything.
+    pub gate: Option<Gate<'a>>,
 }
+
+/// Why the image with a digest is not copied; `None` if it is.
+pub type Gate<'a> = Box<dyn Fn(Digest) -> BoxFuture<'a, Option<String>> + Send + Sync + 'a>;
 
 /// What an image is to be at one destination.
 #[derive(Clone, Debug)]
@@ -85,6 +94,8 @@ struct Track {
     /// Of a dry run.
     planned: Option<Plan>,
     end: Option<Result<Outcome>>,
+    /// Why it is ignored.
+    reason: Option<String>,
     /// How often what it lacks was sent.
     transfers: usize,
     /// Whether it was counted what the destination has of the image.
@@ -126,7 +137,9 @@ impl Copy<'_> {
             if let Some(plan) = &track.planned {
                 figures.planned(plan);
             }
-            reports.push(Report::copy(subject, result, figures));
+            let mut report = Report::copy(subject, result, figures);
+            report.reason = track.reason;
+            reports.push(report);
         }
         reports
     }
@@ -183,7 +196,11 @@ impl Copy<'_> {
         for place in left(tracks).iter() {
             tracks[place].warnings = warning.clone().into_iter().collect();
         }
-        let (differs, is_tagged) = self.compare(tracks, tagged, forced);
+        let (differs, is_tagged) = self.compare(tracks, &tagged, forced);
+        if self.is_refused(tracks, differs, &top.digest).await {
+            return Ok(Places::default());
+        }
+        let differs = self.movable(tracks, differs, &tagged).await;
         let roots = self.roots(tracks, differs, &top, &allowance).await;
         if roots.is_empty() {
             return Ok(Places::default());
@@ -203,6 +220,8 @@ impl Copy<'_> {
             // One that was late has another round.
             tracks[place].end = failure.map(Err);
         }
+        let holders = &shared.carriage.holders;
+        holders.note_survey(&survey, &self.destinations, &complete(tracks));
         let plans = self.plans(tracks, &survey, surveyed, is_tagged);
         // The plans hold all that is needed of it.
         drop(survey);
@@ -307,6 +326,16 @@ impl Copy<'_> {
             }
         }
     }
+}
+
+/// The destinations that have the whole image, and its digest there.
+fn complete(tracks: &[Track]) -> Vec<(usize, Digest)> {
+    let has_all = |track: &Track| matches!(track.end, Some(Ok(Outcome::Current | Outcome::Copied)));
+    let complete = tracks.iter().enumerate();
+    let complete = complete.filter(|(_, track)| has_all(track));
+    complete
+        .filter_map(|(place, track)| Some((place, track.arrival.as_ref()?.digest)))
+        .collect()
 }
 
 /// The destinations without an end.

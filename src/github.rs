@@ -5,6 +5,8 @@
 //! (GitHub's documentation: "REST API endpoints for packages", "Using pagination in the REST API", "Rate limits for the REST API")
 
 mod refusal;
+mod time;
+mod versions;
 
 use std::time::Duration;
 
@@ -15,6 +17,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use self::versions::Lists;
+pub use self::versions::Named;
 use crate::error::{Error, Kind, Result};
 use crate::link::{UntrustedLink, next_page};
 use crate::manifest::Digest;
@@ -48,6 +52,7 @@ pub struct GitHub {
     http: Client,
     api: Url,
     timeout: Duration,
+    lists: Lists,
 }
 
 /// What GitHub knows of one digest of a package.
@@ -120,6 +125,7 @@ impl GitHub {
             http,
             api,
             timeout: TIMEOUT,
+            lists: Lists::default(),
         }
     }
 
@@ -179,23 +185,46 @@ impl GitHub {
             subject: package,
             token,
         };
-        let organization = Account::Organization(owner);
-        match self.find_version(&call, organization, name, digest).await {
+        let mut page = self.first_versions(&call, owner, name).await?;
+        let mut pages = 1;
+        loop {
+            let mut items = page.body.into_iter();
+            if let Some(item) = items.find(|item| item.name == digest.to_string()) {
+                return Ok(Some(item.into()));
+            }
+            match call.trusted(page.next)? {
+                Some(next) if pages < VERSION_PAGES_LIMIT => page = self.get(&call, next).await?,
+                _ => return Ok(None),
+            }
+            pages += 1;
+        }
+    }
+
+    /// The first page of the list of a package's versions, newest first.
+    async fn first_versions(
+        &self,
+        call: &Call<'_>,
+        owner: &str,
+        name: &str,
+    ) -> Result<Answer<Vec<VersionItem>>> {
+        let page = |account| {
+            let mut url = self.url(account, &["container", name, "versions"]);
+            url.query_pairs_mut().append_pair("per_page", PAGE_SIZE);
+            self.get(call, url)
+        };
+        match page(Account::Organization(owner)).await {
             Err(error) if error.kind() == Kind::NotFound => {}
             result => return result,
         }
-        let user = Account::User(owner);
-        let of_user = self.find_version(&call, user, name, digest).await;
+        let of_user = page(Account::User(owner)).await;
         let is_unknown = matches!(&of_user, Err(error) if error.kind() == Kind::NotFound);
-        if !is_unknown || token.is_none() {
+        if !is_unknown || call.token.is_none() {
             return of_user;
         }
         // The token's own account may have a package of the same name that is not the one asked for.
         let url = self.url(Account::Own, &["container", name]);
-        match self.get::<PackageItem>(&call, url).await {
-            Ok(own) if own.body.is_of(owner) => {
-                self.find_version(&call, Account::Own, name, digest).await
-            }
+        match self.get::<PackageItem>(call, url).await {
+            Ok(own) if own.body.is_of(owner) => page(Account::Own).await,
             Ok(_) => of_user,
             Err(error) if is_no_account(&error) => of_user,
             Err(error) => Err(error),
@@ -235,29 +264,6 @@ impl GitHub {
             }
             pages += 1;
         }
-    }
-
-    async fn find_version(
-        &self,
-        call: &Call<'_>,
-        account: Account<'_>,
-        name: &str,
-        digest: &Digest,
-    ) -> Result<Option<Version>> {
-        let mut url = self.url(account, &["container", name, "versions"]);
-        url.query_pairs_mut().append_pair("per_page", PAGE_SIZE);
-        for _ in 0..VERSION_PAGES_LIMIT {
-            let page = self.get::<Vec<VersionItem>>(call, url).await?;
-            let mut items = page.body.into_iter();
-            if let Some(item) = items.find(|item| item.name == digest.to_string()) {
-                return Ok(Some(item.into()));
-            }
-            match call.trusted(page.next)? {
-                Some(next) => url = next,
-                None => return Ok(None),
-            }
-        }
-        Ok(None)
     }
 
     /// An account's packages, or what `path` names below them. Each part of a path is one segment, its slashes written as `%2F`.

@@ -48,7 +48,13 @@ async fn start() -> Result<App, Error> {
     Ok(App {
         rules: RulesInForce::new(&mut settings, secrets.clone()).await?,
         copier: Copier {
-            registries: Registries::new(&settings, http.clone(), secrets.clone(), ecr),
+            registries: Registries::new(
+                &settings,
+                http.clone(),
+                secrets.clone(),
+                ecr,
+                RepositoryApi::new(&configuration),
+            ),
             github: GitHub::new(http, settings.github_api_url.clone()),
             repositories: Repositories::new(
                 RepositoryApi::new(&configuration),

@@ -2,6 +2,9 @@
 //!
 //! Nothing here speaks to a registry, and nothing is ever written back from a parsed form:
 //! a manifest is its bytes, and what is parsed of it serves only to find what it refers to.
+//!
+//! What ECR is known to refuse is refused here, before anything moves, with the reason. Every destination follows these rules, a
+//! plain registry in ECR's place included, so that an image that is tested there can go to ECR.
 
 mod entries;
 
@@ -194,10 +197,13 @@ pub struct References {
 /// The few fields that matter for finding what a manifest refers to. All may be absent; the rest is ignored. Each list is
 /// turned into descriptors while it is read, so that nothing but those is held of it.
 #[derive(Deserialize)]
-struct Fields {
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
     manifests: Option<Vec<Entry>>,
     config: Option<Entry>,
     layers: Option<Vec<Entry>>,
+    #[serde(borrow)]
+    artifact_type: Option<Cow<'a, str>>,
 }
 
 /// A descriptor as it is written, and what its media type says of it.
@@ -205,6 +211,7 @@ struct Entry {
     digest: Result<Digest, String>,
     size: u64,
     nature: Nature,
+    has_parameter: bool,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -238,6 +245,7 @@ impl<'de> Deserialize<'de> for Entry {
             digest: Digest::parse(&fields.digest),
             size: fields.size,
             nature,
+            has_parameter: has_parameter(&fields.media_type),
         })
     }
 }
@@ -341,7 +349,7 @@ impl Manifest {
     /// # Errors
     /// Says which descriptor can't be copied, and why.
     pub fn references(&self) -> Result<References, String> {
-        let fields: Fields = read(&self.bytes)?;
+        let fields: Fields<'_> = read(&self.bytes)?;
         let mut references = References::default();
         if self.is_index() {
             let entries = fields
@@ -355,6 +363,22 @@ impl Manifest {
         }
         let config = fields.config.ok_or("an image manifest without `config`")?;
         let layers = fields.layers.ok_or("an image manifest without `layers`")?;
+        // ECR: "Image has to have at least 1 layer". (werf/werf#2544, moby/buildkit#4331)
+        if layers.is_empty() {
+            return Err(
+                "its `layers` are empty, and ECR stores no image without a layer".to_owned(),
+            );
+        }
+        if let Some(media_type) = fields.artifact_type.filter(|it| has_parameter(it)) {
+            let media_type: String = media_type.chars().take(100).collect();
+            return Err(with_parameter(&format!(
+                "its `artifactType` {media_type:?}"
+            )));
+        }
+        if let Some(layer) = layers.iter().find(|layer| layer.has_parameter) {
+            let digest = layer.digest.clone()?;
+            return Err(with_parameter(&format!("the media type of layer {digest}")));
+        }
         references.blobs.reserve_exact(layers.len() + 1);
         for entry in std::iter::once(config).chain(layers) {
             let is_foreign = entry.nature == Nature::ForeignLayer;
@@ -380,6 +404,16 @@ struct Shape<'a> {
 
 fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(bytes).map_err(|error| format!("not a manifest: {error}"))
+}
+
+/// Such as `;version=0.2`. (RFC 6838 section 4.3)
+fn has_parameter(media_type: &str) -> bool {
+    media_type.contains(';')
+}
+
+/// ECR refuses the manifest, where `artifactType` or a layer's media type is one. (aws/containers-roadmap#2306)
+fn with_parameter(what: &str) -> String {
+    format!("{what} has a parameter (`;…`), and ECR does not store such media types")
 }
 
 fn child(entry: Entry) -> Result<Descriptor, String> {
@@ -494,6 +528,43 @@ mod tests {
             let result = manifest(&text(layer), None).and_then(|manifest| manifest.references());
             assert!(result.is_err(), "{layer}");
         }
+    }
+
+    #[test]
+    fn what_ecr_does_not_store_is_refused_with_the_reason() {
+        let config = format!(r#""config":{{"digest":"{EMPTY}","size":2}}"#);
+        let layer = |fields: &str| format!(r#""layers":[{{"digest":"{EMPTY}",{fields}}}]"#);
+        let bundle = "application/vnd.dev.sigstore.bundle+json;version=0.2";
+        let text = |fields: &[&str]| format!("{{{config},{}}}", fields.join(","));
+        for (fields, expected) in [
+            (vec![r#""layers":[]"#.to_owned()], "its `layers` are empty"),
+            (vec![layer(r#""size":0"#)], "has no bytes"),
+            (
+                vec![layer(&format!(r#""size":{}"#, BLOB_LIMIT + 1))],
+                "at most 54525952000",
+            ),
+            (
+                vec![layer(&format!(r#""size":2,"mediaType":"{bundle}""#))],
+                "the media type of layer sha256:44136fa355b3",
+            ),
+            (
+                vec![
+                    layer(r#""size":2"#),
+                    format!(r#""artifactType":"{bundle}""#),
+                ],
+                "its `artifactType` \"application/vnd.dev.sigstore.bundle+json;version=0.2\"",
+            ),
+        ] {
+            let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+            let manifest = manifest(&text(&fields), None).unwrap();
+            let error = manifest.references().unwrap_err();
+            assert!(error.contains(expected), "{error}");
+            assert!(error.contains("ECR"), "{error}");
+        }
+        let largest = layer(&format!(r#""size":{BLOB_LIMIT}"#));
+        let artifact = r#""artifactType":"application/vnd.dev.sigstore.bundle.v0.3+json""#;
+        let stored = manifest(&text(&[&largest, artifact]), None).unwrap();
+        assert!(stored.references().is_ok());
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum Happened {
     BlobPresent(u64),
     /// A blob of so many bytes was written.
     BlobCopied(u64),
+    /// A blob came from another repository of the registry.
+    BlobMounted,
 }
 
 /// Counts what happens at one repository during one copy.
@@ -35,6 +37,7 @@ pub struct Observer {
     manifests_pushed: AtomicU64,
     blobs_present: AtomicU64,
     blobs_copied: AtomicU64,
+    blobs_mounted: AtomicU64,
     bytes_present: AtomicU64,
     bytes_copied: AtomicU64,
 }
@@ -56,6 +59,8 @@ pub struct Counts {
     pub blobs_present: u64,
     /// Blobs that were written.
     pub blobs_copied: u64,
+    /// Blobs that came from another repository of the registry.
+    pub blobs_mounted: u64,
     /// Bytes of the blobs that were there already.
     pub bytes_present: u64,
     /// Bytes of the blobs that were written.
@@ -80,6 +85,7 @@ impl Observer {
                 add(&self.blobs_copied, 1);
                 add(&self.bytes_copied, bytes);
             }
+            Happened::BlobMounted => add(&self.blobs_mounted, 1),
         }
     }
 
@@ -94,6 +100,7 @@ impl Observer {
             manifests_pushed: load(&self.manifests_pushed),
             blobs_present: load(&self.blobs_present),
             blobs_copied: load(&self.blobs_copied),
+            blobs_mounted: load(&self.blobs_mounted),
             bytes_present: load(&self.bytes_present),
             bytes_copied: load(&self.bytes_copied),
         }
@@ -114,6 +121,6 @@ impl Observer {
 impl Counts {
     /// Whether anything was written.
     pub fn has_progress(&self) -> bool {
-        self.manifests_pushed + self.blobs_copied > 0
+        self.manifests_pushed + self.blobs_copied + self.blobs_mounted > 0
     }
 }

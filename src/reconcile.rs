@@ -5,6 +5,8 @@
 //! that meets its deadline has done something; and every run has an order of its own, so that no package is always the last. What
 //! fails for every tag of a package alike is found out once and reported once.
 
+mod ages;
+mod immutable;
 mod packages;
 mod prune;
 mod repositories;
@@ -18,6 +20,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio::sync::OnceCell;
 
+use self::ages::Ages;
+use self::immutable::ImmutableTags;
 use self::packages::Compared;
 use self::prune::Pruned;
 use self::tags::{Comparison, Differs, Place};
@@ -88,6 +92,7 @@ struct Run<'a> {
     dry_run: bool,
     /// Repositories that were put right.
     looked_at: Mutex<HashSet<Key>>,
+    immutable: ImmutableTags,
 }
 
 /// Compares all packages in scope, and makes copies or jobs of what differs.
@@ -98,6 +103,7 @@ pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Repor
         deadline: deadline.within(deadline.remaining().saturating_sub(HANDING_OVER)),
         dry_run: scope.dry_run,
         looked_at: Mutex::default(),
+        immutable: ImmutableTags::default(),
     };
     let mut packages = run.packages(scope, reports).await;
     // Were they only rotated, whatever comes right behind a package that takes a whole run would hardly ever be reached.
@@ -107,12 +113,14 @@ pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Repor
     let mut packages = packages.into_iter();
     while let Some(compared) = packages.next() {
         if run.deadline.is_over() {
-            let left = std::iter::once(compared).chain(packages);
-            return not_reached(left, reports);
+            let left = std::iter::once(compared).chain(packages.by_ref());
+            not_reached(left, reports);
+            break;
         }
         // Boxed, as it is large.
         Box::pin(run.compare(&compared, reports)).await;
     }
+    reports.extend(run.immutable.reports());
     if reports.is_empty() {
         let reason = match &scope.packages {
             Some(globs) => {
@@ -172,11 +180,27 @@ impl Run<'_> {
             return reports.add(Report::ignored(subject(), reason));
         }
         self.put_right(compared, &places, reports).await;
+        let ages = Ages::new(self.invocation, rule, package);
+        if let Some(newest) = rule.newest_of_age() {
+            let newest = async { Ok(ages.newest(tags, newest).await) };
+            let refused;
+            (tags, refused) = match self.deadline.bound(newest).await {
+                Ok(newest) => newest,
+                Err(error) => return reports.add(Report::failed(subject(), error)),
+            };
+            reports.extend(refused.into_iter().map(|(tag, reason)| {
+                let source = source.reference(&tag);
+                Report::ignored(Some(Subject::Image { source }), reason)
+            }));
+        }
         let start = self.elsewhere(tags.len());
         tags.rotate_left(start);
         let comparison = Comparison {
+            package,
             source: &source,
             places: &places,
+            ages: &ages,
+            immutable: &self.immutable,
             memory: &self.invocation.shared.memory,
             repositories: &self.invocation.copier.repositories,
             dry_run: self.dry_run,
@@ -190,6 +214,7 @@ impl Run<'_> {
         for place in &places {
             reports.extend(place.refusal(package));
         }
+        reports.extend(ages.report());
         if rule.prune() && left == 0 {
             let pruned = Pruned {
                 rule,

@@ -418,6 +418,7 @@ impl Referrers<'_> {
             force: self.force,
             // cosign's own manifests say by their tag alone what they are about.
             subject: matches!(version, Version::Digest(_)).then_some(found.subject),
+            gate: None,
         };
         let reports = copy.run(self.shared).await;
         places.into_iter().zip(reports).collect()

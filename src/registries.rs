@@ -1,11 +1,15 @@
 //! How the registries and GitHub are reached: which host, and which credential.
 
+mod immutability;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use secrecy::{ExposeSecret, SecretString};
 
+use self::immutability::Immutabilities;
 use crate::aws::ecr::Ecr;
+use crate::aws::repositories::RepositoryApi;
 use crate::aws::secrets::Secrets;
 use crate::config::Settings;
 use crate::destination::Destination;
@@ -29,6 +33,7 @@ pub struct Registries {
     ghcr_token_secret_id: Option<String>,
     /// By package and its rule's secret. Each keeps its bearer token, as a token serves many requests.
     sources: Mutex<HashMap<(String, Option<String>), Repository>>,
+    immutabilities: Immutabilities,
     /// By registry host.
     budgets: Mutex<HashMap<String, Arc<Budget>>>,
 }
@@ -56,6 +61,7 @@ impl Registries {
         http: reqwest::Client,
         secrets: Arc<Secrets>,
         ecr: Arc<Ecr>,
+        repositories: RepositoryApi,
     ) -> Self {
         Registries {
             hosts: settings.hosts.clone(),
@@ -65,6 +71,7 @@ impl Registries {
             source_registry: settings.source_registry.clone(),
             destination_registry: settings.destination_registry.clone(),
             ghcr_token_secret_id: settings.ghcr_token_secret_id.clone(),
+            immutabilities: Immutabilities::new(repositories),
             sources: Mutex::default(),
             budgets: Mutex::default(),
         }
@@ -127,13 +134,15 @@ impl Registries {
             })
         });
         let name = &destination.repository;
-        Ok(Repository::destination(
-            self.http.clone(),
-            registry,
-            name,
-            credentials,
-            budget,
-        ))
+        // The ECR API knows nothing of other registries. One without TLS stands in for ECR, on the same machine.
+        let is_ecr = ecr_region(&registry.host()).is_some() || registry.is_plain_http();
+        let immutability = is_ecr.then(|| self.immutabilities.of(&registry.host(), name));
+        let http = self.http.clone();
+        let repository = Repository::destination(http, registry, name, credentials, budget);
+        Ok(match immutability {
+            Some(immutability) => repository.with_immutability(immutability),
+            None => repository,
+        })
     }
 
     /// Attempts something with the token for GitHub's API; if that is refused and the token has meanwhile been replaced, once more

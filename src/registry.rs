@@ -12,6 +12,7 @@ mod authorization;
 mod blobs;
 mod budget;
 mod challenge;
+mod immutability;
 mod manifests;
 mod redirect;
 mod referrers;
@@ -26,10 +27,11 @@ use url::Url;
 
 use self::authorization::{Authorization, join};
 pub use self::authorization::{Credential, Credentials};
-pub use self::blobs::{BlobReader, Upload};
+pub use self::blobs::{BlobReader, Mounting, Upload};
 use self::budget::Action;
 pub use self::budget::Budget;
 pub use self::challenge::Challenge;
+pub use self::immutability::Immutability;
 use self::refusal::Place;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind, Operation, Result, Side};
@@ -65,6 +67,7 @@ pub struct Repository {
     name: String,
     authorization: Arc<Authorization>,
     budget: Option<Arc<Budget>>,
+    immutability: Option<Immutability>,
     observer: Arc<Observer>,
 }
 
@@ -110,6 +113,7 @@ impl Repository {
             name: name.to_owned(),
             authorization: Arc::new(authorization),
             budget,
+            immutability: None,
             observer: Arc::default(),
         }
     }
@@ -130,6 +134,16 @@ impl Repository {
     /// `host/repository` followed by `:tag` or `@digest`.
     pub fn reference(&self, tag_or_digest: &str) -> String {
         format!("{}/{}{}", self.host, self.name, suffix(tag_or_digest))
+    }
+
+    /// The registry's host.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The repository's name on it.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// What the references of all digests of this repository begin with.

@@ -3,6 +3,8 @@
 //! A signed webhook says that GitHub sent it, not that its package may be mirrored: that is what a rule says.
 
 pub mod glob;
+mod immutability;
+mod min_age;
 pub mod repository;
 
 use std::num::NonZeroUsize;
@@ -13,6 +15,7 @@ use serde_json::Value;
 
 pub use self::glob::Glob;
 use self::glob::GlobSet;
+pub use self::min_age::MinAge;
 use self::repository::RepositoryRule;
 use crate::destination::{Destination, Destinations, TagPattern};
 use crate::endpoint::Hosts;
@@ -45,6 +48,7 @@ struct TagFilter {
     exclude: GlobSet,
     semver: Option<VersionReq>,
     newest: Option<NonZeroUsize>,
+    min_age: Option<MinAge>,
 }
 
 /// The JSON of a rule. Every field of the contract is here, so that one which this version can't carry out is refused by name.
@@ -132,14 +136,7 @@ impl Rules {
 
 impl Rule {
     fn new(fields: RuleFields, hosts: &Hosts) -> Result<Self, String> {
-        let min_age = fields
-            .tags
-            .as_ref()
-            .is_some_and(|tags| tags.min_age.is_some());
-        let unsupported = [
-            ("require", fields.require.is_some()),
-            ("tags.min_age", min_age),
-        ];
+        let unsupported = [("require", fields.require.is_some())];
         if let Some((name, _)) = unsupported.iter().find(|(_, is_asked_for)| *is_asked_for) {
             return Err(format!("`{name}` is not supported by this version yet"));
         }
@@ -209,6 +206,7 @@ impl Rule {
             exclude,
             semver,
             newest: _,
+            min_age: _,
         } = &self.tags;
         if let Some(reason) = not_an_image(tag) {
             return Some(reason);
@@ -231,13 +229,17 @@ impl Rule {
         }
     }
 
-    /// Those of `tags`, in push order, that a scheduled run looks at: the newest of those that are not refused.
+    /// Those of `tags`, in push order, that a scheduled run looks at: the newest of those that are not refused. Where the age counts
+    /// too, the newest are not known here: see [`Rule::newest_of_age`].
     pub fn admitted(&self, tags: Vec<String>) -> Vec<String> {
         let mut admitted: Vec<String> = tags
             .into_iter()
             .filter(|tag| self.refusal(tag).is_none())
             .collect();
-        let newest = self.tags.newest.map_or(usize::MAX, NonZeroUsize::get);
+        let newest = match self.tags.min_age {
+            Some(_) => usize::MAX,
+            None => self.tags.newest.map_or(usize::MAX, NonZeroUsize::get),
+        };
         admitted.split_off(admitted.len().saturating_sub(newest))
     }
 
@@ -278,6 +280,17 @@ impl Rule {
                 _ => true,
             }
         })
+    }
+
+    /// How old a version has to be.
+    pub fn min_age(&self) -> Option<&MinAge> {
+        self.tags.min_age.as_ref()
+    }
+
+    /// How many of the newest tags a scheduled run looks at that are old enough, where the rule asks for both.
+    pub fn newest_of_age(&self) -> Option<usize> {
+        let newest = self.tags.newest.filter(|_| self.tags.min_age.is_some());
+        newest.map(NonZeroUsize::get)
     }
 
     /// The glob of the packages, as it was written.
@@ -334,6 +347,7 @@ impl TagFilter {
             exclude: globs("tags.exclude", &fields.exclude)?,
             semver,
             newest: fields.newest,
+            min_age: fields.min_age.as_ref().map(MinAge::read).transpose()?,
         })
     }
 }
@@ -500,6 +514,10 @@ mod tests {
             (
                 r#"[{"source":"acme/*","destination":"{name}","tags":{"semver":"x.y"}}]"#,
                 "tags.semver",
+            ),
+            (
+                r#"[{"source":"acme/*","destination":"{name}","tags":{"min_age":"a day"}}]"#,
+                "rule 0: tags.min_age \"a day\"",
             ),
         ];
         for (text, expected) in cases {

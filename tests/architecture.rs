@@ -81,6 +81,7 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "deadline",
             "destination",
             "error",
+            "github",
             "invocation",
             "job",
             "manifest",
@@ -171,6 +172,7 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "kept",
             "reference",
             "registry",
+            "rules",
         ],
     ),
     (

@@ -5,9 +5,10 @@ use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{Stream, StreamExt, future};
 
 use super::fanout::Fanout;
+use super::mount::{Came, Mount};
 use crate::error::{Error, Kind, Result, Side};
 use crate::manifest::{Descriptor, Hasher};
-use crate::registry::{BlobReader, Repository};
+use crate::registry::{BlobReader, Mounting, Repository, Upload};
 use crate::retry::retry;
 
 /// A read is resumed as often as it breaks off, which GHCR's storage is known to do dozens of times in a large blob
@@ -15,8 +16,46 @@ use crate::retry::retry;
 const PROGRESS: u64 = 64 * 1024;
 const FRUITLESS_LIMIT: usize = 4;
 
+/// A destination of a blob.
+pub(super) struct Receiver<'a> {
+    pub(super) repository: &'a Repository,
+    /// Where the blob may be mounted from.
+    pub(super) mount: Option<Mount>,
+}
+
+/// How a destination gets a blob.
+enum Start {
+    /// It has it already.
+    Came(Came),
+    /// Its bytes have to be sent.
+    Upload(Upload, Came),
+}
+
+impl Receiver<'_> {
+    async fn start(&self, blob: &Descriptor, is_again: bool) -> Result<Start> {
+        let Receiver { repository, mount } = self;
+        // The connection may have broken after the commit.
+        if is_again && repository.has_blob(&blob.digest).await? {
+            return Ok(Start::Came(Came::Sent));
+        }
+        let Some(mount) = mount else {
+            let upload = repository.start_upload(&blob.digest).await?;
+            return Ok(Start::Upload(upload, Came::Sent));
+        };
+        Ok(
+            match repository.mount_blob(&blob.digest, &mount.from).await? {
+                Mounting::Mounted => Start::Came(Came::Mounted),
+                Mounting::Declined(upload) => Start::Upload(upload, Came::Sent),
+                Mounting::Refused(upload) => Start::Upload(upload, Came::SentAfterRefusal),
+            },
+        )
+    }
+}
+
 /// One try to bring a blob to every destination, with one read of the source. `done` is told of each destination, by its position,
 /// as soon as its own upload has ended: one that is slow to fail keeps nothing from the others.
+///
+/// Where every destination may well have it mounted, the source is asked only when one of them has not; else at the same time.
 ///
 /// Where the source breaks off, reading resumes into the same uploads.
 ///
@@ -25,31 +64,42 @@ const FRUITLESS_LIMIT: usize = 4;
 pub(super) async fn copy_blob(
     blob: &Descriptor,
     source: &Repository,
-    destinations: &[&Repository],
+    receivers: &[Receiver<'_>],
     is_again: bool,
-    mut done: impl FnMut(usize, Result<()>),
+    mut done: impl FnMut(usize, Result<Came>),
 ) {
-    let start = async |destination: &Repository| {
-        // The connection may have broken after the commit.
-        match is_again && destination.has_blob(&blob.digest).await? {
-            true => Ok(None),
-            false => destination.start_upload(&blob.digest).await.map(Some),
+    let starts = receivers.iter().map(|it| it.start(blob, is_again));
+    let starts = future::join_all(starts);
+    let is_likely = |receiver: &Receiver<'_>| {
+        let mount = receiver.mount.as_ref();
+        mount.is_some_and(|mount| mount.is_likely)
+    };
+    let (reader, starts) = match receivers.iter().all(is_likely) {
+        true => (None, starts.await),
+        false => {
+            let (reader, starts) = future::join(source.fetch_blob(blob, 0), starts).await;
+            (Some(reader), starts)
         }
     };
-    let starts = future::join_all(destinations.iter().map(|destination| start(destination)));
-    let (reader, starts) = future::join(source.fetch_blob(blob, 0), starts).await;
     let mut uploads = Vec::new();
     for (position, start) in starts.into_iter().enumerate() {
         match start {
-            Ok(Some(upload)) => uploads.push((position, upload)),
-            Ok(None) => done(position, Ok(())),
+            Ok(Start::Upload(upload, came)) => uploads.push((position, upload, came)),
+            Ok(Start::Came(came)) => done(position, Ok(came)),
             Err(error) => done(position, Err(error)),
         }
     }
+    if uploads.is_empty() {
+        return;
+    }
+    let reader = match reader {
+        Some(reader) => reader,
+        None => source.fetch_blob(blob, 0).await,
+    };
     let reader = match reader {
         Ok(reader) => reader,
         Err(error) => {
-            for (position, _) in uploads {
+            for (position, ..) in uploads {
                 done(position, Err(error.clone()));
             }
             return;
@@ -59,12 +109,14 @@ pub(super) async fn copy_blob(
     let (fanout, branches) = Fanout::new(read.into_stream(), uploads.len());
     let uploads = uploads.into_iter().zip(branches).enumerate();
     let mut sends: FuturesUnordered<_> = uploads
-        .map(async |(branch_position, ((position, upload), branch))| {
-            let destination = destinations[position];
-            let result = destination.finish_upload(upload, blob, branch).await;
-            fanout.close(branch_position);
-            (position, result)
-        })
+        .map(
+            async |(branch_position, ((position, upload, came), branch))| {
+                let destination = receivers[position].repository;
+                let result = destination.finish_upload(upload, blob, branch).await;
+                fanout.close(branch_position);
+                (position, result.map(|()| came))
+            },
+        )
         .collect();
     while let Some((position, result)) = sends.next().await {
         // A source that failed shows at the destinations as broken uploads.

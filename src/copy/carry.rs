@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
+use super::mount::Holders;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 
@@ -18,6 +19,8 @@ pub struct Carriage {
     deadline: Deadline,
     /// By reference: `host/repository@digest`.
     uploads: Mutex<HashMap<String, watch::Receiver<State>>>,
+    /// Where blobs may be mounted from.
+    pub(super) holders: Holders,
 }
 
 /// What is known of one blob at one destination.
@@ -79,6 +82,7 @@ impl Carriage {
             pace: Pace::default(),
             deadline,
             uploads: Mutex::default(),
+            holders: Holders::default(),
         }
     }
 
@@ -119,6 +123,7 @@ impl Carriage {
 
     /// Forgets that blobs have arrived, as the destination has lost one: those whose reference begins with `prefix`.
     pub fn forget(&self, prefix: &str) {
+        self.holders.distrust(prefix);
         self.uploads().retain(|reference, receiver| {
             !reference.starts_with(prefix) || matches!(&*receiver.borrow(), State::UnderWay)
         });

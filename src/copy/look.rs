@@ -78,17 +78,17 @@ impl Copy<'_> {
     pub(super) fn compare(
         &self,
         tracks: &mut [Track],
-        tagged: Tagged,
+        tagged: &Tagged,
         forced: Places,
     ) -> (Places, Places) {
         let (mut differs, mut is_tagged) = (Places::default(), Places::default());
         for (place, digest) in tagged {
-            let track = &mut tracks[place];
+            let (place, track) = (*place, &mut tracks[*place]);
             let expected = track.arrival.as_ref().map(|arrival| arrival.digest);
             match digest {
                 _ if track.end.is_some() => {}
-                Err(error) => track.end = Some(Err(error)),
-                Ok(digest) if digest == expected => {
+                Err(error) => track.end = Some(Err(error.clone())),
+                Ok(digest) if *digest == expected => {
                     if !track.is_counted {
                         let observer = self.destinations[place].observer();
                         observer.saw(Happened::ManifestPresent);
@@ -173,6 +173,55 @@ impl Copy<'_> {
             (place, retry(destination.observer(), resolve).await)
         });
         in_time(looks, lateness).await
+    }
+
+    /// Ends those of the destinations `at` if the image is not to be copied. Says whether it did.
+    pub(super) async fn is_refused(
+        &self,
+        tracks: &mut [Track],
+        at: Places,
+        digest: &Digest,
+    ) -> bool {
+        let Some(gate) = self.gate.as_ref().filter(|_| !at.is_empty()) else {
+            return false;
+        };
+        let Some(reason) = gate(*digest).await else {
+            return false;
+        };
+        for place in at.iter() {
+            tracks[place].end = Some(Ok(Outcome::Ignored));
+            tracks[place].reason = Some(reason.clone());
+        }
+        true
+    }
+
+    /// Those of the destinations `at` whose tag is not known to keep another digest; the others end, before a byte moves. Only those
+    /// are asked about whose tag has another one. What is not known, the registry says when the tag is written.
+    pub(super) async fn movable(
+        &self,
+        tracks: &mut [Track],
+        at: Places,
+        tagged: &Tagged,
+    ) -> Places {
+        let looks = tagged.iter().filter_map(|(place, stored)| {
+            let track = &tracks[*place];
+            let expected = track.arrival.as_ref()?.digest;
+            let (Ok(Some(stored)), Some(tag)) = (stored, &track.tag) else {
+                return None;
+            };
+            let destination = &self.destinations[*place];
+            let is_other = at.contains(*place) && *stored != expected;
+            is_other.then_some(async move {
+                let is_kept = destination.keeps(tag).await;
+                is_kept.then(|| (*place, destination.immutable_tag(tag, stored)))
+            })
+        });
+        let immutable = future::join_all(looks).await;
+        let immutable = immutable.into_iter().flatten();
+        immutable.fold(at, |at, (place, error)| {
+            tracks[place].end = Some(Err(error));
+            at.without(place)
+        })
     }
 
     /// What a destination is to get of the image.

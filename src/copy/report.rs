@@ -254,7 +254,10 @@ impl Report {
     /// Whether anything was written.
     pub fn has_progress(&self) -> bool {
         let wrote = |figures: &Figures| {
-            figures.manifests.pushed + figures.blobs.copied + figures.referrers.copied > 0
+            let Blobs {
+                copied, mounted, ..
+            } = figures.blobs;
+            figures.manifests.pushed + copied + mounted + figures.referrers.copied > 0
         };
         self.outcome != Outcome::Planned && self.figures.as_ref().is_some_and(wrote)
     }
@@ -270,7 +273,7 @@ impl Figures {
             },
             blobs: Blobs {
                 copied: destination.blobs_copied,
-                mounted: 0,
+                mounted: destination.blobs_mounted,
                 present: destination.blobs_present,
             },
             bytes: Bytes {

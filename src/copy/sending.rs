@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::blob::copy_blob;
+use super::blob::{Receiver, copy_blob};
 use super::carry::{Claim, Claimed};
+use super::mount::Came;
 use super::progress::{Carried, Step};
 use super::transfer::Transfer;
 use crate::error::{Error, Result, Side};
 use crate::manifest::Descriptor;
 use crate::observer::Happened;
-use crate::registry::Repository;
 use crate::retry::Retry;
 
 /// Sends the blobs of one transfer.
@@ -157,20 +157,37 @@ impl<'a> Sending<'a> {
         };
         let blob = load.blob;
         let plans = load.parts.iter().map(|((plan, _), _)| *plan);
-        let destinations: Vec<&Repository> =
-            plans.map(|plan| self.transfer.destination(plan)).collect();
-        let mut parts: Vec<_> = load.parts.drain(..).map(Some).collect();
         let is_again = load.retry.tries() > 0;
-        let done = |position: usize, result: Result<()>| {
+        let holders = &self.transfer.shared.carriage.holders;
+        let receiver = |plan| {
+            let repository = self.transfer.destination(plan);
+            // A further try has nothing to do with other repositories.
+            let mount = (!is_again).then(|| holders.mount(repository, &blob.digest));
+            Receiver {
+                repository,
+                mount: mount.flatten(),
+            }
+        };
+        let receivers: Vec<Receiver<'_>> = plans.map(receiver).collect();
+        let mut parts: Vec<_> = load.parts.drain(..).map(Some).collect();
+        let done = |position: usize, result: Result<Came>| {
             tracing::debug!(digest = %blob.digest, bytes = blob.size, is_copied = result.is_ok(), "blob");
-            if result.is_ok() {
-                permit.arrived();
+            if let Ok(came) = result {
+                let Receiver { repository, mount } = &receivers[position];
+                if mount.is_some() {
+                    holders.answered(repository, came);
+                }
+                holders.note(repository, &blob.digest);
+                // What is mounted does not tell how fast blobs move.
+                if came != Came::Mounted {
+                    permit.arrived();
+                }
             }
             if let Some((part, claimed)) = parts.get_mut(position).and_then(Option::take) {
                 self.settle(&mut load, part, claimed, result);
             }
         };
-        copy_blob(&blob, self.transfer.source, &destinations, is_again, done).await;
+        copy_blob(&blob, self.transfer.source, &receivers, is_again, done).await;
         (!load.parts.is_empty()).then_some(load)
     }
 
@@ -195,13 +212,16 @@ impl<'a> Sending<'a> {
     }
 
     /// Notes what became of a blob at one plan. What is worth another try goes back into the load.
-    fn settle(&self, load: &mut Load, part: Part, claimed: Claimed, result: Result<()>) {
+    fn settle(&self, load: &mut Load, part: Part, claimed: Claimed, result: Result<Came>) {
         let (plan, _) = part;
         match result {
-            Ok(()) => {
+            Ok(came) => {
                 self.standing.set_limps(plan, false);
                 let observer = self.transfer.destination(plan).observer();
-                observer.saw(Happened::BlobCopied(load.blob.size));
+                observer.saw(match came {
+                    Came::Mounted => Happened::BlobMounted,
+                    Came::Sent | Came::SentAfterRefusal => Happened::BlobCopied(load.blob.size),
+                });
                 claimed.arrived();
                 self.told(part, Ok(Carried::Arrived));
             }

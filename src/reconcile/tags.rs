@@ -6,12 +6,15 @@ use std::sync::OnceLock;
 use futures_util::future;
 use tokio::sync::OnceCell;
 
+use super::ages::{Age, Ages};
+use super::immutable::ImmutableTags;
 use super::to_place;
 use crate::allowance::{Allowance, Memory};
 use crate::copy::form;
 use crate::copy::report::{Figures, Outcome, Report, Subject};
 use crate::destination::{Destination, needs_digest, with_digest};
 use crate::error::{Error, Kind, Result};
+use crate::github::Named;
 use crate::manifest::{Digest, Manifest};
 use crate::observer::Counts;
 use crate::platform::Form;
@@ -38,8 +41,13 @@ pub(super) type Differs = (String, Vec<Destination>);
 
 /// What the tags of one package are compared with.
 pub(super) struct Comparison<'a> {
+    pub(super) package: &'a str,
     pub(super) source: &'a Repository,
     pub(super) places: &'a [Place],
+    /// Which versions are old enough.
+    pub(super) ages: &'a Ages<'a>,
+    /// Where tags are noted that differ and can't be moved.
+    pub(super) immutable: &'a ImmutableTags,
     pub(super) memory: &'a Memory,
     pub(super) repositories: &'a Repositories,
     pub(super) dry_run: bool,
@@ -163,9 +171,30 @@ impl Comparison<'_> {
                 let reason = "ECR has archived this image, and a scheduled run leaves it so; a webhook or a direct event restores it".to_owned();
                 Ok(Some(Report::ignored(Some(subject), reason)))
             }
-            Ok(_) if found.is_some() || place.exists(tag, self.dry_run).await => Err(Lacks),
-            Ok(_) => Ok(None),
+            Ok(_) => {
+                let digest = top.digest();
+                match self.ages.of(tag, Named::Digest(&digest)).await {
+                    Age::Refused(reason) => Ok(Some(Report::ignored(Some(subject), reason))),
+                    Age::Unknown => Ok(None),
+                    Age::Enough if self.can_be_copied(place, tag, found).await => Err(Lacks),
+                    Age::Enough => Ok(None),
+                }
+            }
         }
+    }
+
+    /// Whether anything can be written under a tag that has another image, or none. What stands against it is noted, and reported
+    /// once for all tags alike.
+    async fn can_be_copied(&self, place: &Place, tag: &str, found: Option<Digest>) -> bool {
+        if found.is_none() {
+            return place.exists(tag, self.dry_run).await;
+        }
+        let is_kept = place.repository.keeps(tag).await;
+        if is_kept {
+            let subject = || to_place(self.package, &place.destination);
+            self.immutable.add(&place.repository, subject, tag);
+        }
+        !is_kept
     }
 
     /// Whether ECR has archived this very image under the tag. A pull answers as if it were not there, and a push restores it: to be

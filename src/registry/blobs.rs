@@ -35,6 +35,16 @@ pub struct Upload {
     url: Url,
 }
 
+/// What a request to mount a blob came to.
+pub enum Mounting {
+    /// The repository has the blob now.
+    Mounted,
+    /// It is to be uploaded, in the session that the answer opened.
+    Declined(Upload),
+    /// The registry refused the very request, so that the session took another one.
+    Refused(Upload),
+}
+
 impl Repository {
     /// Whether the blob is in this repository. One HEAD request.
     pub async fn has_blob(&self, digest: &Digest) -> Result<bool> {
@@ -130,18 +140,58 @@ impl Repository {
 
     /// Opens an upload session. One POST request.
     pub async fn start_upload(&self, digest: &Digest) -> Result<Upload> {
+        let url = self.url("blobs/uploads/")?;
         let suffix = suffix(&digest.to_string());
         let place = self.place(Operation::StartUpload, &suffix);
-        let url = self.url("blobs/uploads/")?;
+        let response = self.post_upload(&place, &url).await?;
+        self.session(&response, &url, digest, &place)
+    }
+
+    /// Asks for the blob to be mounted from the repository `from` of the same registry. One POST request, as for an upload session,
+    /// which is what a registry answers that does not mount: ECR does so unless the account has blob mounting enabled, the other
+    /// repository is encrypted alike, and a manifest there refers to the blob. (distribution-spec v1.1, "Mounting a blob from
+    /// another repository"; ECR user guide, "Blob mounting")
+    pub async fn mount_blob(&self, digest: &Digest, from: &str) -> Result<Mounting> {
+        let mut url = self.url("blobs/uploads/")?;
+        url.query_pairs_mut()
+            .append_pair("mount", &digest.to_string())
+            .append_pair("from", from);
+        let suffix = suffix(&digest.to_string());
+        let place = self.place(Operation::StartUpload, &suffix);
+        match self.post_upload(&place, &url).await {
+            Ok(response) if response.status() == StatusCode::CREATED => Ok(Mounting::Mounted),
+            Ok(response) => self
+                .session(&response, &url, digest, &place)
+                .map(Mounting::Declined),
+            // What may pass fails the plain request, too.
+            Err(error) if error.kind().may_pass() => Err(error),
+            Err(error) => {
+                tracing::info!(%error, "not mounted");
+                self.start_upload(digest).await.map(Mounting::Refused)
+            }
+        }
+    }
+
+    async fn post_upload(&self, place: &Place<'_>, url: &Url) -> Result<Response> {
         let response = self
-            .send(&place, || {
+            .send(place, || {
                 self.http.post(url.clone()).header(CONTENT_LENGTH, 0)
             })
             .await?;
-        if !response.status().is_success() {
-            return Err(refusal::of(response, &place).await);
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(refusal::of(response, place).await),
         }
-        let mut session = location(&response, &url)
+    }
+
+    fn session(
+        &self,
+        response: &Response,
+        url: &Url,
+        digest: &Digest,
+        place: &Place<'_>,
+    ) -> Result<Upload> {
+        let mut session = location(response, url)
             .ok_or_else(|| place.error(Kind::Transient, "no upload location".to_owned()))?;
         if session.origin() != self.endpoint.url().origin() {
             return Err(place.error(

@@ -9,6 +9,7 @@ use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
 use super::authorization::Authorization;
+use super::immutability;
 use crate::error::{Error, Kind, Operation, Side};
 use crate::redaction::redact;
 
@@ -181,6 +182,9 @@ fn kind(place: &Place<'_>, status: StatusCode, code: &str, message: &str) -> Kin
 fn advice(place: &Place<'_>, kind: Kind, code: &str, message: &str) -> String {
     let repository = place.repository;
     match (place.side, kind) {
+        (Side::Destination, _) if names_pull_through_cache(message) => {
+            format!("nothing can be pushed to {repository}, which ECR fills itself by a rule of its pull-through cache: have the rule here name another repository")
+        }
         (Side::Source, Kind::Denied) if place.authorization.has_credential() => {
             "the GHCR token is expired, revoked, lacks read:packages or is not authorised for the organisation's SSO, or the package is missing; GHCR lets only a classic personal access token pull private packages".to_owned()
         }
@@ -206,10 +210,18 @@ fn advice(place: &Place<'_>, kind: Kind, code: &str, message: &str) -> String {
             format!("the repository does not exist: create it with `aws ecr create-repository --repository-name {repository}`")
         }
         (Side::Destination, Kind::Immutable) => {
-            "the tag exists with another digest and the repository's tags are immutable: push under a new tag, or exclude this tag from immutability".to_owned()
+            let tag = place.suffix.trim_start_matches(':');
+            immutability::advice(repository, tag)
         }
         _ => String::new(),
     }
+}
+
+/// ECR's words for such a refusal are not documented, only that pushing is not supported.
+/// (ECR user guide, "Considerations for using pull through cache rules")
+fn names_pull_through_cache(message: &str) -> bool {
+    let message = message.to_ascii_lowercase().replace('-', " ");
+    message.contains("pull through cache")
 }
 
 /// How long the registry asks not to be called: `Retry-After` in seconds or as a date. Hints below a second (GHCR has sent
@@ -268,6 +280,17 @@ fn redacted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repository_of_the_pull_through_cache_is_told_from_others() {
+        for message in [
+            "Pushing to pull through cache repositories is not supported",
+            "the repository belongs to a Pull-Through Cache rule",
+        ] {
+            assert!(names_pull_through_cache(message), "{message}");
+        }
+        assert!(!names_pull_through_cache("the repository is immutable"));
+    }
 
     #[test]
     fn what_a_registry_echoes_is_shown_without_secrets() {

@@ -102,6 +102,8 @@ async fn an_immutable_tag() {
     scenario
         .ghcr
         .put_image(REPOSITORY, "1", &Image::single(&layers()));
+    // Without the right to look, the registry tells.
+    scenario.aws.deny("DescribeRepositories");
     let parts = [
         "push manifest: ",
         "TAG_INVALID",

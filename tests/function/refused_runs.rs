@@ -278,6 +278,8 @@ async fn what_a_scheduled_job_can_never_copy_is_reported_and_not_dead_lettered()
     let child = index.manifests[0].digest.clone();
     let rules = r#"[{"source":"acme/api","destination":"prod/api"},{"source":"acme/fixed","destination":"prod/fixed"}]"#;
     let scenario = Scenario::start_with_queue(&[("RULES", rules)]).await;
+    // Otherwise the run itself would know of the immutable tag.
+    scenario.aws.deny("DescribeRepositories");
     scenario.push(REPOSITORY, "1", &index);
     scenario.ghcr.delete_manifest(REPOSITORY, &child);
     scenario.ecr.create_immutable_repository("prod/fixed");

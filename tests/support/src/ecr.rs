@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 pub use self::settings::Settings;
+pub use self::uploads::Mount;
 use crate::function::{ACCOUNT, REGION};
 use crate::http::{self, Certificate, Reply, RequestBody, Server, lock};
 use crate::image::{Blob, Image, StoredManifest};
@@ -112,6 +113,9 @@ struct State {
     upload_location: UploadLocation,
     /// What a repository is created with at the first step of a push to it.
     on_push: Option<Settings>,
+    /// Whether the account setting `BLOB_MOUNTING` is enabled.
+    blob_mounting: bool,
+    mounts: Vec<Mount>,
     sessions: Vec<uploads::Session>,
     tag_writes: Vec<TagWrite>,
 }
@@ -258,6 +262,16 @@ impl Ecr {
         entries
             .filter_map(|entry| Some(entry["digest"].as_str()?.to_owned()))
             .collect()
+    }
+
+    /// Sets the account setting `BLOB_MOUNTING`, which is off at first.
+    pub fn set_blob_mounting(&self, is_enabled: bool) {
+        self.state().blob_mounting = is_enabled;
+    }
+
+    /// Every blob that came from another repository, oldest first.
+    pub fn mounts(&self) -> Vec<Mount> {
+        self.state().mounts.clone()
     }
 
     /// Deletes a blob, as ECR may do with one that no image refers to.

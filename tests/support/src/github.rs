@@ -108,6 +108,8 @@ struct Version {
     /// Numbers of the pushes that created and last changed it.
     created: usize,
     updated: usize,
+    /// `created_at` in place of the time that belongs to the push.
+    created_at: Option<Value>,
 }
 
 impl GitHub {
@@ -176,12 +178,22 @@ impl GitHub {
                 tags: Vec::new(),
                 created: now,
                 updated: now,
+                created_at: None,
             });
             versions.len() - 1
         });
         let version = &mut versions[position];
         version.tags.extend(tags.iter().map(|tag| tag.to_string()));
         version.updated = now;
+    }
+
+    /// Sets when a version was created, as the list gives it: nothing, or a text such as [`ago`] gives.
+    pub fn set_created_at(&self, owner: &str, name: &str, digest: &str, created_at: Option<&str>) {
+        let mut state = lock(&self.state);
+        let mut versions = state.package(owner, name).versions.iter_mut();
+        let version = versions.find(|version| version.digest == digest);
+        let version = version.unwrap_or_else(|| panic!("{digest} was not put"));
+        version.created_at = Some(created_at.into());
     }
 
     /// Whether a package is private; they are public at first. An accepted token may see all packages of an organisation. The
@@ -471,7 +483,7 @@ impl State {
             "name": version.digest,
             "url": format!("{}/versions/{number}", package_path(&self.url, owner, package)),
             "package_html_url": web_page,
-            "created_at": time(version.created),
+            "created_at": version.created_at.clone().unwrap_or_else(|| time(version.created).into()),
             "updated_at": time(version.updated),
             "html_url": format!("{web_page}/{number}"),
             "metadata": {"package_type": "container", "container": {"tags": version.tags}},
@@ -509,6 +521,7 @@ impl Version {
             tags: Vec::new(),
             created: index,
             updated: index,
+            created_at: None,
         }
     }
 }
@@ -552,6 +565,30 @@ fn package_path(base: &str, owner: &Owner, package: &Package) -> String {
 fn time(pushes: usize) -> String {
     let (hours, minutes, seconds) = (pushes / 3600 % 24, pushes / 60 % 60, pushes % 60);
     format!("2026-11-20T{hours:02}:{minutes:02}:{seconds:02}Z")
+}
+
+/// The time so long ago, as GitHub writes it.
+pub fn ago(duration: Duration) -> String {
+    let seconds = seconds(SystemTime::now() - duration);
+    let (mut days, time) = (seconds / 86_400, seconds % 86_400);
+    let is_leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    while days >= 365 + u64::from(is_leap(year)) {
+        days -= 365 + u64::from(is_leap(year));
+        year += 1;
+    }
+    let february = 28 + u64::from(is_leap(year));
+    let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while days >= months[month] {
+        days -= months[month];
+        month += 1;
+    }
+    let (month, day) = (month + 1, days + 1);
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    format!("{year}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 fn error(status: u16, message: &str) -> Reply {

@@ -205,6 +205,14 @@ impl Repository {
         manifests.map(|manifest| manifest.digest.clone()).collect()
     }
 
+    /// Whether an image manifest refers to this blob.
+    pub(super) fn is_referred_to(&self, blob: &str) -> bool {
+        let is_image =
+            |manifest: &&StoredManifest| IMAGE_MEDIA_TYPES.contains(&manifest.media_type.as_str());
+        let mut images = self.manifests.values().filter(is_image);
+        images.any(|manifest| references(manifest).any(|digest| digest == blob))
+    }
+
     /// Which of the digests that `digest` reaches, itself included, are missing. The image is whole if none is.
     pub fn missing_from(&self, digest: &str) -> Vec<String> {
         let Some(manifest) = self.manifests.get(digest) else {

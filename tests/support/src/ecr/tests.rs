@@ -232,3 +232,37 @@ async fn what_refers_to_a_manifest_is_listed_by_its_subject() {
     assert_eq!(put(&ecr, &refused.top, &refused).await, "405 UNSUPPORTED");
     assert_eq!(ecr.referrers(NAME, &image.top).await, [signed.top]);
 }
+
+/// Only where the account has it enabled, and only what a manifest of the other repository refers to.
+#[tokio::test]
+async fn a_blob_is_mounted_or_its_upload_begins() {
+    let ecr = registry().await;
+    ecr.create_repository("prod/web");
+    let image = image(&ecr, "layer").await;
+    let digest = image.blobs[0].0.clone();
+    let path = format!("prod/web/blobs/uploads/?mount={digest}&from={NAME}");
+    let mount = async || {
+        let answer = ask(&ecr, "POST", &path, ("x", ""), "").await;
+        let is_session = answer.header("location").contains("/blobs/uploads/");
+        assert_eq!(is_session, answer.status() == 202);
+        answer.status()
+    };
+    ecr.set_blob_mounting(true);
+    assert_eq!(mount().await, 202, "no manifest refers to it");
+    assert_eq!(put(&ecr, "1", &image).await, "201 ");
+    ecr.set_blob_mounting(false);
+    assert_eq!(mount().await, 202, "it is off");
+    ecr.set_blob_mounting(true);
+    assert_eq!(mount().await, 201);
+    assert!(ecr.repository("prod/web").blobs.contains_key(&digest));
+    let expected = Mount {
+        from: NAME.to_owned(),
+        repository: "prod/web".to_owned(),
+        digest,
+    };
+    assert_eq!(ecr.mounts(), [expected]);
+    ecr.change_settings("prod/web", |settings| {
+        settings.encryption = "KMS".to_owned()
+    });
+    assert_eq!(mount().await, 202, "it is encrypted otherwise");
+}

@@ -8,7 +8,8 @@ use http_body_util::BodyExt;
 use hyper::http::request::Parts;
 
 use super::{
-    KEPT_BLOB_BYTES, Refusal, State, StoredBlob, Upload, UploadLocation, after, is_digest,
+    KEPT_BLOB_BYTES, Refusal, Repository, State, StoredBlob, Upload, UploadLocation, after,
+    is_digest,
 };
 use crate::http::{self, Reply, RequestBody, lock};
 use crate::image;
@@ -21,8 +22,47 @@ pub(super) struct Session {
     finished: bool,
 }
 
-/// Answers POST: opens a session. A request to mount a blob gets one too, as in an account that did not enable `BLOB_MOUNTING`.
+/// A blob that came from another repository.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mount {
+    pub from: String,
+    pub repository: String,
+    pub digest: String,
+}
+
+/// Mounts the blob that a POST asks for, if the account has that enabled and the conditions hold: the same encryption, the right to
+/// read the other repository, and a manifest there that refers to the blob. (ECR user guide, "Blob mounting")
+fn mount(head: &Parts, name: &str, state: &mut State) -> Option<Reply> {
+    let mut query = http::query(&head.uri.to_string());
+    let (digest, from) = (query.remove("mount")?, query.remove("from")?);
+    if !state.blob_mounting || state.denied.contains("GetDownloadUrlForLayer") {
+        return None;
+    }
+    let source = state.repositories.get(&from)?;
+    let target = state.repositories.get(name)?;
+    let encryption =
+        |it: &Repository| (it.settings.encryption.clone(), it.settings.kms_key.clone());
+    if encryption(source) != encryption(target) || !source.is_referred_to(&digest) {
+        return None;
+    }
+    let blob = source.blobs.get(&digest)?.clone();
+    let target = state.repositories.get_mut(name)?;
+    target.blobs.insert(digest.clone(), blob);
+    let location = format!("/v2/{name}/blobs/{digest}");
+    state.mounts.push(Mount {
+        from,
+        repository: name.to_owned(),
+        digest: digest.clone(),
+    });
+    let headers = [("location", location), ("docker-content-digest", digest)];
+    Some(http::reply(201, &headers, ""))
+}
+
+/// Answers POST: opens a session. A request to mount a blob gets one too where nothing is mounted.
 pub(super) fn open(head: &Parts, name: &str, state: &mut State) -> Reply {
+    if let Some(mounted) = mount(head, name, state) {
+        return mounted;
+    }
     let id = state.sessions.len();
     state.sessions.push(Session {
         upload: Upload {

@@ -123,3 +123,18 @@ async fn both_rate_limits_are_enforced_with_githubs_own_headers() {
     github.exhaust_rate_limit_until(SystemTime::now(), 429);
     assert_eq!(ask().await, answer(200, "4999", ""), "after the reset");
 }
+
+#[tokio::test]
+async fn a_version_has_the_time_that_was_set_or_none() {
+    let github = api().await;
+    let path = "/orgs/acme/packages/container/tools%2Fapi/versions";
+    let created_at = async || ask(&github, path).await.json()[0]["created_at"].clone();
+    let of_push = created_at().await;
+    assert!(of_push.is_string(), "{of_push}");
+    let day = Duration::from_secs(24 * 60 * 60);
+    for time in [Some(ago(day)), None] {
+        github.set_created_at("acme", "tools/api", "sha256:1", time.as_deref());
+        assert_eq!(created_at().await, json!(time));
+    }
+    assert_eq!(ago(day).len(), "2026-11-20T08:15:00Z".len());
+}
