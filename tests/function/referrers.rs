@@ -697,6 +697,29 @@ async fn one_destination_that_refuses_or_fails_keeps_nothing_from_the_others() {
 }
 
 #[tokio::test]
+async fn a_destination_that_stands_still_keeps_no_signature_from_the_others() {
+    let scenario = start_with(json!({"destination": ["dr/api", "prod/api"]})).await;
+    for name in ["dr/api", "prod/api"] {
+        scenario.ecr.put_image(name, "1", &small_image());
+    }
+    let index = index();
+    let signature = sign(&scenario, Signer::Cosign2Signature, &index);
+    let tag = Signer::Cosign2Signature.tag(&index.digest).expect("a tag");
+    let server = &scenario.ecr.server;
+    server.fault("HEAD", "/v2/dr/api/", usize::MAX, Fault::Hold);
+    let (status, reply) = http_reply(&scenario, &delivery(&tag, &signature.top)).await;
+    let reports = reports(&reply);
+    assert_eq!(
+        (status, &reports[0]["error_kind"]),
+        (503, &json!("Transient")),
+        "{reply}"
+    );
+    assert_eq!(reports[1]["referrers"], referrers(1, 0), "{reply}");
+    let found = (Signer::Cosign2Signature, &signature);
+    assert_found(&scenario, "prod/api", found, &index).await;
+}
+
+#[tokio::test]
 async fn a_deadline_among_the_signatures_leaves_the_image_and_is_resumed() {
     let scenario = start_with_queue(json!({})).await;
     let index = index();
