@@ -4,6 +4,8 @@
 //! date costs one HEAD request to each registry, and one that is not becomes a job. Jobs are enqueued as they are found, so a run
 //! that meets its deadline has done something; and every run has an order of its own, so that no package is always the last. What
 //! fails for every tag of a package alike is found out once and reported once.
+//!
+//! Where a rule asks for signatures and attestations, those that came after their image are brought in the run itself.
 
 mod ages;
 mod immutable;

@@ -41,6 +41,9 @@ const DEPTH_LIMIT: usize = 3;
 /// So long the referrers API has to show that it is there. GHCR's answer in its place comes from a web site.
 const API_PATIENCE: Duration = Duration::from_secs(5);
 
+/// So long one of several destinations has to say whether it has what is referred to.
+const LATENESS: Duration = Duration::from_secs(5);
+
 /// Indexes that are read at once, each of up to 4 MiB.
 const READS: usize = 4;
 
@@ -195,11 +198,20 @@ impl Referrers<'_> {
         reports
     }
 
-    /// Which destinations have a manifest.
+    /// Which destinations have a manifest. Of several, one that stands still is left to the next try of the job, so that it keeps
+    /// nothing from the others.
     async fn resolved(&self, digest: &Digest) -> Vec<Option<Result<Option<Digest>>>> {
         let digest = digest.to_string();
         let looks = self.destinations.iter().map(async |destination| {
-            Some(retry(destination.observer(), || destination.resolve(&digest)).await)
+            let look = retry(destination.observer(), || destination.resolve(&digest));
+            let looked = match self.destinations.len() {
+                1 => look.await,
+                _ => {
+                    let looked = tokio::time::timeout(LATENESS, look).await;
+                    looked.unwrap_or_else(|_| Err(destination.late(&digest)))
+                }
+            };
+            Some(looked)
         });
         future::join_all(looks).await
     }

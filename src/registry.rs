@@ -158,6 +158,13 @@ impl Repository {
             .error(Kind::Transient, detail)
     }
 
+    /// The error for a look at a tag or digest that was not waited for any longer.
+    pub fn late(&self, tag_or_digest: &str) -> Error {
+        let suffix = suffix(tag_or_digest);
+        self.place(Operation::ResolveManifest, &suffix)
+            .error(Kind::Transient, "no answer in time".to_owned())
+    }
+
     /// The error for an image that is not copied because of what is in it.
     pub fn not_copied(&self, tag_or_digest: &str, reason: String) -> Error {
         Error::Content {

@@ -697,6 +697,29 @@ async fn one_destination_that_refuses_or_fails_keeps_nothing_from_the_others() {
 }
 
 #[tokio::test]
+async fn a_destination_that_stands_still_keeps_no_signature_from_the_others() {
+    let scenario = start_with(json!({"destination": ["dr/api", "prod/api"]})).await;
+    for name in ["dr/api", "prod/api"] {
+        scenario.ecr.put_image(name, "1", &small_image());
+    }
+    let index = index();
+    let signature = sign(&scenario, Signer::Cosign2Signature, &index);
+    let tag = Signer::Cosign2Signature.tag(&index.digest).expect("a tag");
+    let server = &scenario.ecr.server;
+    server.fault("HEAD", "/v2/dr/api/", usize::MAX, Fault::Hold);
+    let (status, reply) = http_reply(&scenario, &delivery(&tag, &signature.top)).await;
+    let reports = reports(&reply);
+    assert_eq!(
+        (status, &reports[0]["error_kind"]),
+        (503, &json!("Transient")),
+        "{reply}"
+    );
+    assert_eq!(reports[1]["referrers"], referrers(1, 0), "{reply}");
+    let found = (Signer::Cosign2Signature, &signature);
+    assert_found(&scenario, "prod/api", found, &index).await;
+}
+
+#[tokio::test]
 async fn a_deadline_among_the_signatures_leaves_the_image_and_is_resumed() {
     let scenario = start_with_queue(json!({})).await;
     let index = index();
@@ -714,6 +737,33 @@ async fn a_deadline_among_the_signatures_leaves_the_image_and_is_resumed() {
     scenario.ecr.server.release();
     let reply = scenario.copy("1").await;
     assert_ne!(reply["outcome"], "failed", "{reply}");
+    assert_found(&scenario, DESTINATION, (Signer::Notation, &held), &index).await;
+}
+
+/// Of an image that is up to date, what was copied of its signatures is progress too.
+#[tokio::test]
+async fn a_job_that_is_cut_among_the_signatures_goes_on_as_a_new_message() {
+    let scenario = start_with_queue(json!({})).await;
+    let index = index();
+    scenario.copy("1").await;
+    let first = sign(&scenario, Signer::GitHub, &index);
+    let held = sign(&scenario, Signer::Notation, &index);
+    let put = format!("/manifests/{}", held.top);
+    scenario.ecr.server.fault("PUT", &put, 1, Fault::Hold);
+    let body = direct("1").to_string();
+    scenario.sqs.send(JOB_QUEUE, "group", &body);
+    let batch = scenario.sqs.batch(JOB_QUEUE, 1);
+    let remaining = Duration::from_secs(4);
+    let cut = scenario.function.invoke_with_deadline(&batch, remaining);
+    let reply = cut.await.reply();
+    assert_eq!(reply, json!({"batchItemFailures": []}));
+    scenario.sqs.settle(JOB_QUEUE, &batch, &reply);
+    assert_found(&scenario, DESTINATION, (Signer::GitHub, &first), &index).await;
+    let messages = scenario.sqs.messages(JOB_QUEUE);
+    let receives: Vec<u32> = messages.iter().map(|it| it.receive_count).collect();
+    assert_eq!(receives, [0], "a new message, with all its receives");
+    scenario.ecr.server.release();
+    work_off(&scenario).await;
     assert_found(&scenario, DESTINATION, (Signer::Notation, &held), &index).await;
 }
 
