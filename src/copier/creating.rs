@@ -56,7 +56,8 @@ impl Copier {
         }
         if !repository.settings.is_empty() {
             let made = slots.iter().map(async |slot| {
-                let ahead = self.create_ahead(job, (rule, repository), slot, began);
+                // Boxed, as it is large.
+                let ahead = Box::pin(self.create_ahead(job, (rule, repository), slot, began));
                 shared.deadline.bound(async { Ok(ahead.await) }).await
             });
             let made = future::join_all(made).await;
