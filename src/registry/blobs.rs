@@ -163,8 +163,8 @@ impl Repository {
             Ok(response) => self
                 .session(&response, &url, digest, &place)
                 .map(Mounting::Declined),
-            // What may pass fails the plain request, too.
-            Err(error) if error.kind().may_pass() => Err(error),
+            // What may pass fails the plain request too, and so does a repository that is not there.
+            Err(error) if error.kind().may_pass() || error.kind() == Kind::NotFound => Err(error),
             Err(error) => {
                 tracing::info!(%error, "not mounted");
                 self.start_upload(digest).await.map(Mounting::Refused)

@@ -278,3 +278,21 @@ async fn nothing_is_mounted_from_another_registry() {
     assert_eq!(registries[0].server.count("POST", "?mount="), 0);
     assert_eq!(registries[0].mounts(), []);
 }
+
+/// Neither kind of request would find it.
+#[tokio::test]
+async fn a_missing_repository_is_not_asked_twice_for_each_blob() {
+    let scenario = start(true).await;
+    let image = small_image();
+    scenario.push(REPOSITORY, "1", &image);
+    scenario.ecr.put_image(DESTINATION, "1", &image);
+    scenario.ecr.delete_repository("dr/api");
+    let (kind, message) = scenario.fail("1").await;
+    assert_eq!(kind, "NotFound", "{message}");
+    assert!(
+        message.contains("create-repository --repository-name dr/api"),
+        "{message}"
+    );
+    let (mounts, posts, _) = requests(&scenario, "dr/api");
+    assert!(posts > 0 && mounts == posts, "{mounts} of {posts}");
+}
