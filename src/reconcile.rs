@@ -169,11 +169,13 @@ impl Run<'_> {
             return reports.add(Report::ignored(subject(), reason));
         }
         self.put_right(compared, &places, reports).await;
+        let newest = tags.last().cloned().unwrap_or_default();
         let start = self.elsewhere(tags.len());
         tags.rotate_left(start);
         let comparison = Comparison {
             source: &source,
             places: &places,
+            newest: &newest,
             memory: &self.invocation.shared.memory,
             repositories: &self.invocation.copier.repositories,
             dry_run: self.dry_run,

@@ -32,8 +32,8 @@ pub(super) struct Pruned<'a> {
 /// What is gone at the source.
 #[derive(Debug, Default, PartialEq)]
 struct Gone {
-    /// The destination's tags to delete, each with the source's tag.
-    tags: Vec<(String, String)>,
+    /// The destination's tags to delete, each with the source's tags that it may stand for.
+    tags: Vec<(String, Vec<String>)>,
     /// How many of the destination's tags this rule writes.
     of: usize,
 }
@@ -85,8 +85,10 @@ impl Run<'_> {
         }
         let repositories = &self.invocation.copier.repositories;
         let images = repositories.tagged(destination).await?;
+        // One registry can be written in several ways, so that only the names are compared.
         let same_repository = places.iter().map(|place| &place.destination);
-        let same_repository = same_repository.filter(|other| other.place() == destination.place());
+        let same_repository =
+            same_repository.filter(|other| other.repository == destination.repository);
         let siblings: Vec<&Destination> = same_repository.collect();
         let now = SystemTime::now();
         let gone = gone(pruned, destination, &siblings, &images, now);
@@ -99,10 +101,14 @@ impl Run<'_> {
             )));
         }
         let mut tags = Vec::new();
-        for (tag, source_tag) in gone.tags {
-            // The list may have been incomplete; the tag itself tells.
-            let resolve = || pruned.source.resolve(&source_tag);
-            if retry(pruned.source.observer(), resolve).await?.is_none() {
+        for (tag, source_tags) in gone.tags {
+            // The list may have been incomplete; the tags themselves tell.
+            let mut is_gone = true;
+            for source_tag in &source_tags {
+                let resolve = || pruned.source.resolve(source_tag);
+                is_gone &= retry(pruned.source.observer(), resolve).await?.is_none();
+            }
+            if is_gone {
                 tags.push(tag);
             }
         }
@@ -141,16 +147,21 @@ fn gone(
             let Some(source_tag) = destination.tag.source_tag(tag) else {
                 continue;
             };
-            if pruned.rule.refusal(&source_tag).is_some() {
+            // What an excluded tag left behind may look like a tag that the rule admits.
+            let left_behind = siblings.iter().filter(|other| other.tag.needs_digest());
+            let mut left_behind = left_behind.filter_map(|other| other.tag.source_tag(tag));
+            let is_refused = |tag: String| pruned.rule.refusal(&tag).is_some();
+            if is_refused(source_tag) || left_behind.any(is_refused) {
                 continue;
             }
             gone.of += 1;
-            let mut sources = siblings
+            let sources = siblings
                 .iter()
                 .filter_map(|other| other.tag.source_tag(tag));
+            let sources: Vec<String> = sources.collect();
             let is_constant = siblings.iter().any(|other| other.tag.is_constant(tag));
-            if is_settled && !is_constant && !sources.any(|tag| is_listed(&tag)) {
-                gone.tags.push((tag.clone(), source_tag));
+            if is_settled && !is_constant && !sources.iter().any(is_listed) {
+                gone.tags.push((tag.clone(), sources));
             }
         }
     }
