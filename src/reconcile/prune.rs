@@ -51,14 +51,17 @@ impl Run<'_> {
                 .bound(self.prune_place(pruned, place, places))
                 .await
             {
-                Ok(tags) if tags.is_empty() => {}
-                Ok(tags) => {
+                Ok((tags, warnings)) if tags.is_empty() && warnings.is_empty() => {}
+                Ok((tags, warnings)) => {
                     let outcome = match self.dry_run {
                         true => Outcome::Planned,
                         false => Outcome::Current,
                     };
                     let mut report = Report::repository(subject, outcome);
                     report.pruned = tags;
+                    for warning in warnings {
+                        report.warn(warning);
+                    }
                     reports.add(report);
                 }
                 Err(error) => reports.add(Report::failed(Some(subject), error)),
@@ -66,16 +69,17 @@ impl Run<'_> {
         }
     }
 
+    /// Gives the tags that were deleted, or in a dry run would be, and what to say of those that ECR keeps.
     async fn prune_place(
         &self,
         pruned: &Pruned<'_>,
         place: &Place,
         places: &[Place],
-    ) -> Result<Vec<String>> {
+    ) -> Result<(Vec<String>, Vec<String>)> {
         let destination = &place.destination;
         let is_own = destination.tag.source_tag("x").is_some() || destination.tag.follows_the_tag();
         if !is_own {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Vec::new()));
         }
         if self.invocation.rules.is_shared(destination, pruned.package) {
             return Err(Error::Rule(format!(
@@ -113,19 +117,13 @@ impl Run<'_> {
             }
         }
         if self.dry_run || tags.is_empty() {
-            return Ok(tags);
+            return Ok((tags, Vec::new()));
         }
         let failures = repositories.delete_tags(destination, &tags).await?;
-        for (tag, reason) in &failures {
-            tracing::warn!(
-                repository = destination.place(),
-                tag,
-                reason,
-                "a tag was not deleted"
-            );
-        }
         tags.retain(|tag| !failures.iter().any(|(failed, _)| failed == tag));
-        Ok(tags)
+        let warnings = failures.iter();
+        let warnings = warnings.map(|(tag, reason)| format!("tag {tag} was not deleted: {reason}"));
+        Ok((tags, warnings.collect()))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 use support::deployment::{DEAD_LETTER_QUEUE, JOB_QUEUE, WEBHOOK_SECRET};
+use support::http::Fault;
 use support::image::{Blob, Child, Image};
 use support::webhook;
 
@@ -297,4 +298,140 @@ async fn a_large_index_in_one_form_for_many_destinations_is_held_once() {
     let peak = scenario.function.peak_memory_bytes();
     println!("peak memory, 24 rewritten indexes: {} MiB", peak / MIB);
     assert!(peak < 64 * MIB, "{peak} bytes");
+}
+
+/// ECR deletes no manifest that an index refers to, and says so in its answer: a run that left it out of its report would look as if
+/// there were nothing left to delete.
+#[tokio::test]
+async fn a_tag_that_ecr_does_not_delete_is_told() {
+    let arm = json!({"to": "prod/api:{tag}-arm64", "platform": "linux/arm64"});
+    let scenario = start(&[pruning(&json!(["prod/api", arm]))]).await;
+    put_five(&scenario);
+    run(&scenario).await;
+    let six = || Image::of_platform("linux/arm64", &[Blob::bytes("six")]).on("linux/arm64");
+    scenario.push(REPOSITORY, "6", &Image::index(vec![six()]));
+    run(&scenario).await;
+    // An older image, which has no tag any more.
+    let older = Image::index(vec![six(), image("older").on("linux/amd64")]);
+    scenario.ecr.put_untagged(DESTINATION, &older);
+    scenario.ecr.grow_old(DESTINATION);
+    scenario.ghcr.delete_tag(REPOSITORY, "6");
+    let reply = run(&scenario).await;
+    assert_eq!(tag(&scenario, "6"), None, "{reply}");
+    assert!(tag(&scenario, "6-arm64").is_some());
+    assert!(!pruned(&reply).contains(&json!("6-arm64")), "{reply}");
+    let warnings: String = reports(&reply)
+        .iter()
+        .map(|report| report["warnings"].to_string())
+        .collect();
+    assert!(warnings.contains("6-arm64 was not deleted"), "{reply}");
+}
+
+#[tokio::test]
+async fn a_digest_alone_fills_in_digits_and_leaves_out_what_needs_a_tag() {
+    let destination = json!([
+        "prod/api:{tag}-{digest8}",
+        "prod/api:sha-{digest8}",
+        "prod/api:stable"
+    ]);
+    let scenario = start(&[rule(&destination)]).await;
+    let image = small_image();
+    scenario.push(REPOSITORY, "1", &image);
+    scenario.push(REPOSITORY, "latest", &image);
+    let source = format!("ghcr.io/{REPOSITORY}@{}", image.top);
+    let digits = &image.top[7..15];
+    let reply = scenario.invoke(&json!({"source": source})).await.reply();
+    assert_eq!(reply["outcome"], "copied", "{reply}");
+    let expected = [format!("sha-{digits}"), "stable".to_owned()];
+    assert_eq!(tags(&scenario, DESTINATION), expected);
+    let untagged = format!("{}/prod/api@{}", scenario.ecr.server.host(), image.top);
+    assert_eq!(reports(&reply)[0]["destination"], untagged);
+
+    let event = json!({"source": source, "all_tags": true});
+    let reply = scenario.invoke(&event).await.reply();
+    assert_eq!(reply["outcome"], "copied", "{reply}");
+    let expected = [
+        format!("1-{digits}"),
+        format!("latest-{digits}"),
+        format!("sha-{digits}"),
+        "stable".to_owned(),
+    ];
+    assert_eq!(tags(&scenario, DESTINATION), expected);
+}
+
+/// What one of them lacks the other one lacks as well.
+#[tokio::test]
+async fn a_forced_copy_heals_two_forms_in_one_repository() {
+    let arm = json!({"to": "prod/api:{tag}-arm64", "platform": "linux/arm64"});
+    let scenario = start(&[rule(&json!(["prod/api", arm]))]).await;
+    let image = small_image();
+    scenario.push(REPOSITORY, "1", &image);
+    scenario.copy("1").await;
+    let repository = scenario.ecr.repository(DESTINATION);
+    let one = repository.tags["1-arm64"].clone();
+    for (digest, _) in &image.blobs {
+        scenario.ecr.delete_blob(DESTINATION, digest);
+    }
+    let event = json!({"source": "ghcr.io/acme/api:1", "force": true});
+    let reply = scenario.invoke(&event).await.reply();
+    assert_eq!(reply["outcome"], "copied", "{reply}");
+    let repository = scenario.ecr.repository(DESTINATION);
+    for digest in [&image.top, &one] {
+        let missing = repository.missing_from(digest);
+        assert!(missing.is_empty(), "{missing:?}: {reply}");
+    }
+}
+
+#[tokio::test]
+async fn one_of_two_destinations_in_a_repository_fails_alone() {
+    let arm = json!({"to": "prod/api:arm64-{tag}", "platform": "linux/arm64"});
+    for refused in ["1", "arm64-1"] {
+        let scenario = start(&[rule(&json!(["prod/api", arm]))]).await;
+        let image = small_image();
+        scenario.push(REPOSITORY, "1", &image);
+        let fault = Fault::Status {
+            status: 403,
+            headers: Vec::new(),
+            body: String::new(),
+        };
+        let path = format!("/v2/prod/api/manifests/{refused}");
+        scenario.ecr.server.fault("PUT", &path, usize::MAX, fault);
+        let (kind, message) = scenario.fail("1").await;
+        assert_eq!(kind, "Denied", "{message}");
+        let written = tags(&scenario, DESTINATION);
+        let other = if refused == "1" { "arm64-1" } else { "1" };
+        assert_eq!(written, [other]);
+        let repository = scenario.ecr.repository(DESTINATION);
+        let missing = repository.missing_from(&repository.tags[other]);
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}
+
+/// A Docker list stays one, and what is kept of it is the same in every run.
+#[tokio::test]
+async fn a_docker_list_is_shortened_to_the_same_bytes_in_every_run() {
+    let rule =
+        json!({"source": REPOSITORY, "destination": "prod/api", "platforms": ["linux/arm64"]});
+    let list = Image::docker_list(vec![
+        image("a").on("linux/amd64"),
+        image("b").on("linux/arm64/v8"),
+        image("c").on("linux/arm64"),
+        Child::from(image("d")),
+    ]);
+    let mut digests = Vec::new();
+    for _ in 0..2 {
+        let scenario = start(std::slice::from_ref(&rule)).await;
+        scenario.push(REPOSITORY, "1", &list);
+        let reply = scenario.copy("1").await;
+        assert_eq!(reply["outcome"], "copied", "{reply}");
+        let repository = scenario.ecr.repository(DESTINATION);
+        let stored = &repository.manifests[&repository.tags["1"]];
+        assert_eq!(stored.media_type, list.top_manifest().media_type);
+        let index: Value = serde_json::from_slice(&stored.bytes).expect("JSON");
+        let entries = index["manifests"].as_array().map(Vec::len);
+        assert_eq!((entries, repository.manifests.len()), (Some(2), 3));
+        digests.push(repository.tags["1"].clone());
+        assert_eq!(run(&scenario).await["outcome"], "current");
+    }
+    assert_eq!(digests[0], digests[1]);
 }
