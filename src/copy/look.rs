@@ -210,8 +210,10 @@ impl Copy<'_> {
             let root = Root::Rewritten(held);
             return Ok(Arrival { root, ..arrival });
         }
-        let taken = allowance.take(manifest.bytes.len() as u64).await;
+        let length = manifest.bytes.len() as u64;
+        let taken = allowance.take(length).await;
         taken.map_err(|reason| {
+            allowance.give_back(length);
             let digest = manifest.digest.to_string();
             self.source.not_copied(&digest, reason)
         })?;

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 use support::deployment::{DEAD_LETTER_QUEUE, JOB_QUEUE, WEBHOOK_SECRET};
+use support::ecr::Settings;
 use support::http::Fault;
 use support::image::{Blob, Child, Image};
 use support::webhook;
@@ -434,4 +435,68 @@ async fn a_docker_list_is_shortened_to_the_same_bytes_in_every_run() {
         assert_eq!(run(&scenario).await["outcome"], "current");
     }
     assert_eq!(digests[0], digests[1]);
+}
+
+/// Each gets another part of a large index, which is more than may be held of them together. Those for which there is no room fail,
+/// and none of the others.
+#[tokio::test]
+async fn a_large_index_in_many_forms_passes_through_little_memory() {
+    let platforms: Vec<String> = (0..24).map(|at| format!("linux/a{at}")).collect();
+    let destinations = platforms.iter().map(|platform| {
+        json!({"to": format!("prod/api:{}", &platform[6..]), "platforms": ["linux/amd64", platform]})
+    });
+    let scenario = start(&[rule(&Value::from_iter(destinations))]).await;
+    let padding = vec![("padding".to_owned(), "x".repeat(3_900_000))];
+    let large = Child {
+        annotations: padding,
+        ..image("a").on("linux/amd64")
+    };
+    let others = platforms
+        .iter()
+        .map(|platform| image(platform).on(platform));
+    let index = Image::index(std::iter::once(large).chain(others).collect());
+    scenario.push(REPOSITORY, "1", &index);
+    let outcome = scenario.invoke(&direct("1")).await;
+    let (kind, message) = outcome.error();
+    assert_eq!(kind, "Invalid", "{message}");
+    let repository = scenario.ecr.repository(DESTINATION);
+    println!("{} of 24 arrived: {message}", repository.tags.len());
+    assert!(!repository.tags.is_empty(), "{message}");
+    for (tag, digest) in &repository.tags {
+        assert!(repository.missing_from(digest).is_empty(), "{tag}");
+    }
+    let peak = scenario.function.peak_memory_bytes();
+    println!("peak memory, 24 forms of an index: {} MiB", peak / MIB);
+    assert!(peak < 64 * MIB, "{peak} bytes");
+}
+
+/// Nothing can be pruned in it, which is no failure: the function or ECR itself creates it in time.
+#[tokio::test]
+async fn a_repository_that_is_still_to_be_created_has_nothing_to_prune() {
+    let mut creating = pruning(&json!("prod/new"));
+    creating["repository"] = json!({"create": true});
+    let scenario = start(&[creating]).await;
+    scenario.push(REPOSITORY, "1", &small_image());
+    let event = json!({"reconcile": true, "dry_run": true});
+    let outcome = scenario.invoke(&event).await;
+    assert_eq!(outcome.reply()["outcome"], "planned");
+
+    let rules = json!([pruning(&json!("prod/new"))]).to_string();
+    let scenario = Scenario::start_with_queue(&[("RULES", &rules)]).await;
+    scenario.ecr.create_on_push(Settings::default());
+    scenario.push(REPOSITORY, "1", &small_image());
+    let outcome = scenario.invoke(&webhook::scheduler()).await;
+    assert_eq!(outcome.reply()["outcome"], "queued");
+}
+
+/// What is up to date has no lines of its own in the log; what was deleted has.
+#[tokio::test]
+async fn what_was_deleted_is_in_the_log() {
+    let scenario = start(&[pruning(&json!(DESTINATION))]).await;
+    put_five(&scenario);
+    scenario.ghcr.delete_tag(REPOSITORY, "2");
+    run(&scenario).await;
+    assert_eq!(tag(&scenario, "2"), None);
+    let log = scenario.function.log().replace('\\', "");
+    assert!(log.contains(r#""pruned":["2"]"#), "{log}");
 }
