@@ -18,7 +18,6 @@ use crate::manifest::Digest;
 use crate::observer::Observer;
 use crate::reference::{Source, Version};
 use crate::registries::Registries;
-use crate::registry::Repository;
 use crate::repositories::Repositories;
 use crate::retry::Retry;
 use crate::rules::{Rules, not_an_image};
@@ -84,12 +83,12 @@ impl Copier {
             match opened {
                 Ok((target, repository)) => {
                     let mut others = copy.destinations.iter().zip(&copy.targets);
-                    let contradicts = |(other, of): (&Repository, &Target)| {
+                    let contradicts = others.any(|(other, of)| {
                         target.tag.is_some()
                             && (other.prefix(), &of.tag) == (repository.prefix(), &target.tag)
                             && of.form != target.form
-                    };
-                    if others.any(contradicts) {
+                    });
+                    if contradicts {
                         let subject = self.subject(job, destination);
                         let reference = destination.reference(&job.source.version);
                         let error = Error::Rule(two_forms(&reference));
