@@ -11,7 +11,7 @@ use secrecy::SecretString;
 
 use crate::copy::report::{Report, Subject};
 use crate::copy::{Copy, Gate, Shared, Target};
-use crate::destination::Destination;
+use crate::destination::{Destination, two_forms};
 use crate::error::{Error, Kind, Result};
 use crate::github::{GitHub, Named};
 use crate::job::{Job, Options};
@@ -93,6 +93,19 @@ impl Copier {
         {
             match opened {
                 Ok((target, repository)) => {
+                    let mut others = copy.destinations.iter().zip(&copy.targets);
+                    let contradicts = others.any(|(other, of)| {
+                        target.tag.is_some()
+                            && (other.prefix(), &of.tag) == (repository.prefix(), &target.tag)
+                            && of.form != target.form
+                    });
+                    if contradicts {
+                        let subject = self.subject(job, destination);
+                        let reference = destination.reference(&job.source.version);
+                        let error = Error::Rule(two_forms(&reference));
+                        failed.push((position, Report::failed(Some(subject), error)));
+                        continue;
+                    }
                     copy.destinations.push(repository);
                     copy.targets.push(target);
                 }
@@ -239,7 +252,7 @@ impl Copier {
                 Version::Digest(digest) => vec![digest],
                 Version::Tag { .. } => Vec::new(),
             };
-            return self.jobs_for_tags(job, rules, exact, None).await;
+            return self.jobs_for_tags(job, rules, exact, None, false).await;
         };
         let digests: BTreeSet<Digest> = job
             .source
@@ -250,15 +263,18 @@ impl Copier {
             .collect();
         let digests = digests.into_iter().collect();
         tracing::debug!(package, named, "looking for other tags");
-        self.jobs_for_tags(job, rules, digests, Some(named)).await
+        self.jobs_for_tags(job, rules, digests, Some(named), copied.is_none())
+            .await
     }
 
+    /// `is_left` says that the destinations with one tag for all have not got the image yet: the first of the jobs is for them as well.
     async fn jobs_for_tags(
         &self,
         job: &Job,
         rules: &Rules,
         digests: Vec<Digest>,
         named: Option<&str>,
+        is_left: bool,
     ) -> Result<Vec<Job>> {
         let package = &job.source.package;
         let rule = rules.find(package);
@@ -279,7 +295,7 @@ impl Copier {
                 .await?;
             for tag in version.map(|version| version.tags).unwrap_or_default() {
                 let refusal = rule.map_or_else(|| not_an_image(&tag), |rule| rule.refusal(&tag));
-                let destinations = followed(job, named);
+                let destinations = followed(job, named, is_left && jobs.is_empty());
                 let is_known = Some(tag.as_str()) == named
                     || jobs
                         .iter()
@@ -358,11 +374,14 @@ fn without_token(package: &str) -> Error {
     }
 }
 
-/// The same destinations for another tag. One whose tag does not follow the source's has the digest already; a tag that is written
-/// as the source's own follows it.
-fn followed(job: &Job, named: Option<&str>) -> Vec<Destination> {
+/// The same destinations for another tag. One whose tag does not follow the source's has the digest already, unless it `is_left`; a
+/// tag that is written as the source's own follows it.
+fn followed(job: &Job, named: Option<&str>, is_left: bool) -> Vec<Destination> {
     let destinations = job.destinations.iter();
-    let follow = destinations.filter_map(|destination| destination.followed(named));
+    let follow = destinations.filter_map(|destination| {
+        let left = || is_left.then(|| destination.clone());
+        destination.followed(named).or_else(left)
+    });
     follow.collect()
 }
 

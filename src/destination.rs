@@ -104,6 +104,16 @@ impl TagPattern {
         !self.follows_the_tag() && is_made_by(&self.0, written)
     }
 
+    /// Whether another digest at the source means another tag at the destination.
+    pub fn needs_digest(&self) -> bool {
+        needs_digest(&self.0)
+    }
+
+    /// Whether it is one tag whatever the image is: for the one that was pushed last.
+    pub fn is_one_for_all(&self) -> bool {
+        !self.follows_the_tag() && !self.needs_digest()
+    }
+
     /// Whether another tag at the source means another tag at the destination.
     pub fn follows_the_tag(&self) -> bool {
         self.0.contains(TAG)
@@ -129,6 +139,13 @@ fn is_made_by(pattern: &str, text: &str) -> bool {
 /// Fills in the digits of the digest that the image has at the source.
 pub fn with_digest(tag: &str, digest: &Digest) -> String {
     tag.replace(DIGEST8, &digest.encoded()[..8])
+}
+
+/// Says that two destinations are one tag, for an image that can have only one form there: the first one counts.
+pub fn two_forms(reference: &str) -> String {
+    format!(
+        "destination {reference} is named twice for this tag, with different platforms, and the first one counts: give each a tag of its own"
+    )
 }
 
 /// Whether the digest is needed to know the tag.
@@ -275,7 +292,6 @@ impl Written {
             Some(tag) => TagPattern::parse(&fill_name(tag, &source.package)).map_err(wrong)?,
             None => TagPattern::default(),
         };
-        tag.fill(&source.version).map_err(wrong)?;
         Ok(Destination {
             registry: written_registry.map(str::to_owned),
             repository,

@@ -195,6 +195,7 @@ impl Run<'_> {
                 Report::ignored(Some(Subject::Image { source }), reason)
             }));
         }
+        let newest = tags.last().cloned().unwrap_or_default();
         let start = self.elsewhere(tags.len());
         tags.rotate_left(start);
         let comparison = Comparison {
@@ -203,6 +204,7 @@ impl Run<'_> {
             places: &places,
             ages: &ages,
             immutable: &self.immutable,
+            newest: &newest,
             memory: &self.invocation.shared.memory,
             repositories: &self.invocation.copier.repositories,
             dry_run: self.dry_run,

@@ -31,19 +31,16 @@ impl Reports {
     pub fn add(&mut self, report: Report) {
         *self.counts.entry(report.outcome).or_default() += 1;
         let line = serde_json::to_string(&report).unwrap_or_default();
+        // A scheduled run may find very many of these.
+        let is_quiet = report.outcome == Outcome::Current && !report.tells_more();
         match report.outcome {
             Outcome::Failed | Outcome::Deferred => tracing::error!(report = %line),
-            // A scheduled run may find very many of these.
-            Outcome::Current
-                if self.counts[&Outcome::Current] > 1 && report.repository.is_none() =>
-            {
-                tracing::debug!(report = %line)
-            }
+            _ if is_quiet && self.counts[&Outcome::Current] > 1 => tracing::debug!(report = %line),
             _ => tracing::info!(report = %line),
         }
-        let limit = match report.outcome {
-            Outcome::Current => CURRENT_LIMIT,
-            _ => REPLY_LIMIT,
+        let limit = match is_quiet {
+            true => CURRENT_LIMIT,
+            false => REPLY_LIMIT,
         };
         // The body of an HTTP reply is a text inside the reply, in which each of these takes one byte more.
         let escaped = line.bytes().filter(|byte| matches!(byte, b'"' | b'\\'));

@@ -122,10 +122,13 @@ impl Rules {
         self.0.iter()
     }
 
-    /// Whether another package than `package` may go to the repository of this destination, too. In doubt it may.
+    /// Whether another package than `package` may go to the repository of this destination, too. In doubt it may: one registry can be
+    /// written in several ways, or not at all, so that only the names are compared.
     pub fn is_shared(&self, destination: &Destination, package: &str) -> bool {
-        let place = destination.place();
-        self.0.iter().any(|rule| rule.may_share(&place, package))
+        let repository = &destination.repository;
+        self.0
+            .iter()
+            .any(|rule| rule.may_share(repository, package))
     }
 
     /// The first rule for `package`, which is `owner/name` in lower case.
@@ -152,7 +155,10 @@ impl Rule {
             hosts: hosts.clone(),
         };
         // A template that gives a valid name for a plain package is a valid template.
-        rule.destinations(&Source::tagged("owner/name", "tag"), None)?;
+        let plain = Source::tagged("owner/name", "tag");
+        for destination in rule.destinations(&plain, None)? {
+            destination.tag.fill(&plain.version)?;
+        }
         Ok(rule)
     }
 
@@ -248,20 +254,21 @@ impl Rule {
         self.prune
     }
 
-    fn may_share(&self, place: &str, package: &str) -> bool {
+    fn may_share(&self, repository: &str, package: &str) -> bool {
         let (owner, name) = self.owner_and_name();
         if let Some(name) = name {
             let other = format!("{owner}/{name}");
             let destinations = self.destinations(&Source::tagged(&other, "tag"), None);
             let goes_there = |destinations: Vec<Destination>| {
-                let mut places = destinations.iter().map(Destination::place);
-                places.any(|other| other == place)
+                let mut names = destinations.iter().map(|other| &other.repository);
+                names.any(|other| other == repository)
             };
             return other != package && destinations.is_ok_and(goes_there);
         }
         let source = self.source.as_str();
         let is_flat = !source.contains("**") && source.matches('/').count() == 1;
         self.destinations.repositories().any(|pattern| {
+            let (_, pattern) = self.hosts.split_destination(pattern);
             let mut pattern = pattern.replace("{owner}", owner);
             if is_flat {
                 // No name has a slash.
@@ -270,9 +277,9 @@ impl Rule {
             let parts: Vec<&str> = pattern.split("{name}").collect();
             match parts.as_slice() {
                 parts if parts.iter().any(|part| part.contains('{')) => true,
-                [constant] => *constant == place,
+                [constant] => *constant == repository,
                 [before, after] => {
-                    let name = place.strip_prefix(before);
+                    let name = repository.strip_prefix(before);
                     let name = name.and_then(|rest| rest.strip_suffix(after));
                     name.map(|name| format!("{owner}/{name}"))
                         .is_some_and(|other| other != package && self.source.is_match(&other))

@@ -4,6 +4,7 @@
 
 use std::time::SystemTime;
 
+use aws_sdk_ecr::error::ProvideErrorMetadata;
 use aws_sdk_ecr::types::{DescribeImagesFilter, ImageIdentifier, ImageStatusFilter, TagStatus};
 
 use super::repositories::{Address, RepositoryApi, refused};
@@ -40,7 +41,7 @@ pub enum Status {
 }
 
 impl RepositoryApi {
-    /// The images that have tags. `DescribeImages`
+    /// The images that have tags; none where the repository does not exist, or not yet. `DescribeImages`
     ///
     /// # Errors
     /// [`Error::Api`](crate::error::Error::Api)
@@ -62,9 +63,11 @@ impl RepositoryApi {
                 .filter(filter.clone())
                 .max_results(PAGE)
                 .set_next_token(next);
-            let output = Box::pin(request.send())
-                .await
-                .map_err(|error| refused("DescribeImages", at, &error))?;
+            let output = match Box::pin(request.send()).await {
+                Ok(output) => output,
+                Err(error) if error.code() == Some("RepositoryNotFoundException") => break,
+                Err(error) => return Err(refused("DescribeImages", at, &error)),
+            };
             for image in output.image_details.unwrap_or_default() {
                 let digest = image
                     .image_digest

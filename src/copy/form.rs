@@ -125,10 +125,12 @@ fn some(top: &Manifest, asked: &[Platform]) -> Result<Arrival, String> {
         .filter(|asked| !offers(&index).any(|(_, offered)| asked.is_match(offered)))
         .map(Platform::to_string)
         .collect();
-    let kept: Vec<&Entry<'_>> = index
-        .iter()
-        .filter(|entry| images.contains(&entry.describes.unwrap_or(entry.descriptor.digest)))
-        .collect();
+    let is_kept = |entry: &&Entry<'_>| match (&entry.describes, &entry.platform) {
+        (Some(image), _) => images.contains(image),
+        (None, Some(offered)) => is_asked(offered),
+        (None, None) => false,
+    };
+    let kept: Vec<&Entry<'_>> = index.iter().filter(is_kept).collect();
     let root = match kept.len() == index.len() {
         true => Root::Same,
         false => Root::Rewritten(rewritten(top, &kept)?),

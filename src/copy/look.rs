@@ -58,9 +58,13 @@ impl Copy<'_> {
             let track = &mut tracks[place];
             track.source_digest = Some(top.digest);
             track.tag = self.tag(place, &top.digest);
-            match self.arrival(place, &top) {
-                Ok(arrival) => track.arrival = Some(arrival),
-                Err(error) => track.end = Some(Err(error)),
+            let arrival = match self.arrival(place, &top) {
+                Ok(arrival) => self.held(arrival, tracks, allowance).await,
+                Err(error) => Err(error),
+            };
+            match arrival {
+                Ok(arrival) => tracks[place].arrival = Some(arrival),
+                Err(error) => tracks[place].end = Some(Err(error)),
             }
         }
         let name = |place: usize| {
@@ -233,6 +237,41 @@ impl Copy<'_> {
         arrival.map_err(|reason| self.source.not_copied(&top.digest.to_string(), reason))
     }
 
+    /// The same arrival. An index that was rewritten is held once for all destinations that get it, and counts among what the copy
+    /// may hold: it may be as large as the source's own.
+    ///
+    /// # Errors
+    /// [`Error::Content`] if the copy would hold too much.
+    async fn held(
+        &self,
+        arrival: Arrival,
+        tracks: &[Track],
+        allowance: &Allowance,
+    ) -> Result<Arrival> {
+        let Root::Rewritten(manifest) = &arrival.root else {
+            return Ok(arrival);
+        };
+        let held = tracks.iter().find_map(|track| match &track.arrival {
+            Some(Arrival {
+                root: Root::Rewritten(other),
+                ..
+            }) if other.digest == manifest.digest => Some(other.clone()),
+            _ => None,
+        });
+        if let Some(held) = held {
+            let root = Root::Rewritten(held);
+            return Ok(Arrival { root, ..arrival });
+        }
+        let length = manifest.bytes.len() as u64;
+        let taken = allowance.take(length).await;
+        taken.map_err(|reason| {
+            allowance.give_back(length);
+            let digest = manifest.digest.to_string();
+            self.source.not_copied(&digest, reason)
+        })?;
+        Ok(arrival)
+    }
+
     /// The bytes of a destination's top manifest.
     ///
     /// # Errors
@@ -255,7 +294,14 @@ impl Copy<'_> {
             Root::Rewritten(manifest) => Ok(manifest.clone()),
             Root::Child(child) => {
                 let fetch = || self.source.fetch_described(child, allowance);
-                retry(self.source.observer(), fetch).await
+                let child = retry(self.source.observer(), fetch).await?;
+                match child.is_index() {
+                    true => Err(self.source.not_copied(
+                        &child.digest.to_string(),
+                        "it is an index within the index, and not the manifest of one platform: build the image without nested indexes".to_owned(),
+                    )),
+                    false => Ok(child),
+                }
             }
         }
     }

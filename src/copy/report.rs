@@ -251,6 +251,13 @@ impl Report {
         self.figures.get_or_insert_default().warnings.push(warning);
     }
 
+    /// Whether it says of something that is up to date what was done about it, or what a person should know.
+    pub fn tells_more(&self) -> bool {
+        let warns = |figures: &Figures| !figures.warnings.is_empty();
+        let has_warnings = self.figures.as_ref().is_some_and(warns);
+        self.repository.is_some() || !self.pruned.is_empty() || has_warnings
+    }
+
     /// Whether anything was written.
     pub fn has_progress(&self) -> bool {
         let wrote = |figures: &Figures| {

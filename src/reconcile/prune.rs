@@ -32,8 +32,8 @@ pub(super) struct Pruned<'a> {
 /// What is gone at the source.
 #[derive(Debug, Default, PartialEq)]
 struct Gone {
-    /// The destination's tags to delete, each with the source's tag.
-    tags: Vec<(String, String)>,
+    /// The destination's tags to delete, each with the source's tags that it may stand for.
+    tags: Vec<(String, Vec<String>)>,
     /// How many of the destination's tags this rule writes.
     of: usize,
 }
@@ -51,14 +51,17 @@ impl Run<'_> {
                 .bound(self.prune_place(pruned, place, places))
                 .await
             {
-                Ok(tags) if tags.is_empty() => {}
-                Ok(tags) => {
+                Ok((tags, warnings)) if tags.is_empty() && warnings.is_empty() => {}
+                Ok((tags, warnings)) => {
                     let outcome = match self.dry_run {
                         true => Outcome::Planned,
                         false => Outcome::Current,
                     };
                     let mut report = Report::repository(subject, outcome);
                     report.pruned = tags;
+                    for warning in warnings {
+                        report.warn(warning);
+                    }
                     reports.add(report);
                 }
                 Err(error) => reports.add(Report::failed(Some(subject), error)),
@@ -66,16 +69,17 @@ impl Run<'_> {
         }
     }
 
+    /// Gives the tags that were deleted, or in a dry run would be, and what to say of those that ECR keeps.
     async fn prune_place(
         &self,
         pruned: &Pruned<'_>,
         place: &Place,
         places: &[Place],
-    ) -> Result<Vec<String>> {
+    ) -> Result<(Vec<String>, Vec<String>)> {
         let destination = &place.destination;
         let is_own = destination.tag.source_tag("x").is_some() || destination.tag.follows_the_tag();
         if !is_own {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), Vec::new()));
         }
         if self.invocation.rules.is_shared(destination, pruned.package) {
             return Err(Error::Rule(format!(
@@ -85,8 +89,10 @@ impl Run<'_> {
         }
         let repositories = &self.invocation.copier.repositories;
         let images = repositories.tagged(destination).await?;
+        // One registry can be written in several ways, so that only the names are compared.
         let same_repository = places.iter().map(|place| &place.destination);
-        let same_repository = same_repository.filter(|other| other.place() == destination.place());
+        let same_repository =
+            same_repository.filter(|other| other.repository == destination.repository);
         let siblings: Vec<&Destination> = same_repository.collect();
         let now = SystemTime::now();
         let gone = gone(pruned, destination, &siblings, &images, now);
@@ -99,27 +105,25 @@ impl Run<'_> {
             )));
         }
         let mut tags = Vec::new();
-        for (tag, source_tag) in gone.tags {
-            // The list may have been incomplete; the tag itself tells.
-            let resolve = || pruned.source.resolve(&source_tag);
-            if retry(pruned.source.observer(), resolve).await?.is_none() {
+        for (tag, source_tags) in gone.tags {
+            // The list may have been incomplete; the tags themselves tell.
+            let mut is_gone = true;
+            for source_tag in &source_tags {
+                let resolve = || pruned.source.resolve(source_tag);
+                is_gone &= retry(pruned.source.observer(), resolve).await?.is_none();
+            }
+            if is_gone {
                 tags.push(tag);
             }
         }
         if self.dry_run || tags.is_empty() {
-            return Ok(tags);
+            return Ok((tags, Vec::new()));
         }
         let failures = repositories.delete_tags(destination, &tags).await?;
-        for (tag, reason) in &failures {
-            tracing::warn!(
-                repository = destination.place(),
-                tag,
-                reason,
-                "a tag was not deleted"
-            );
-        }
         tags.retain(|tag| !failures.iter().any(|(failed, _)| failed == tag));
-        Ok(tags)
+        let warnings = failures.iter();
+        let warnings = warnings.map(|(tag, reason)| format!("tag {tag} was not deleted: {reason}"));
+        Ok((tags, warnings.collect()))
     }
 }
 
@@ -141,16 +145,21 @@ fn gone(
             let Some(source_tag) = destination.tag.source_tag(tag) else {
                 continue;
             };
-            if pruned.rule.refusal(&source_tag).is_some() {
+            // What an excluded tag left behind may look like a tag that the rule admits.
+            let left_behind = siblings.iter().filter(|other| other.tag.needs_digest());
+            let mut left_behind = left_behind.filter_map(|other| other.tag.source_tag(tag));
+            let is_refused = |tag: String| pruned.rule.refusal(&tag).is_some();
+            if is_refused(source_tag) || left_behind.any(is_refused) {
                 continue;
             }
             gone.of += 1;
-            let mut sources = siblings
+            let sources = siblings
                 .iter()
                 .filter_map(|other| other.tag.source_tag(tag));
+            let sources: Vec<String> = sources.collect();
             let is_constant = siblings.iter().any(|other| other.tag.is_constant(tag));
-            if is_settled && !is_constant && !sources.any(|tag| is_listed(&tag)) {
-                gone.tags.push((tag.clone(), source_tag));
+            if is_settled && !is_constant && !sources.iter().any(is_listed) {
+                gone.tags.push((tag.clone(), sources));
             }
         }
     }

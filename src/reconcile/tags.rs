@@ -12,7 +12,7 @@ use super::to_place;
 use crate::allowance::{Allowance, Memory};
 use crate::copy::form;
 use crate::copy::report::{Figures, Outcome, Report, Subject};
-use crate::destination::{Destination, needs_digest, with_digest};
+use crate::destination::{Destination, needs_digest, two_forms, with_digest};
 use crate::error::{Error, Kind, Result};
 use crate::github::Named;
 use crate::manifest::{Digest, Manifest};
@@ -48,6 +48,9 @@ pub(super) struct Comparison<'a> {
     pub(super) ages: &'a Ages<'a>,
     /// Where tags are noted that differ and can't be moved.
     pub(super) immutable: &'a ImmutableTags,
+    /// The tag that was pushed last. It alone is compared where a destination has one tag for all, which would otherwise go back and
+    /// forth between them.
+    pub(super) newest: &'a str,
     pub(super) memory: &'a Memory,
     pub(super) repositories: &'a Repositories,
     pub(super) dry_run: bool,
@@ -98,8 +101,27 @@ impl Comparison<'_> {
         let (mut reports, mut differs) = (Vec::new(), Vec::new());
         let version = Source::tagged("", tag).version;
         let (mut early, mut late) = (Vec::new(), Vec::new());
+        let mut met: Vec<(String, &Form)> = Vec::new();
         for place in self.places.iter().filter(|place| !place.is_refused()) {
-            match place.destination.tag.fill(&version) {
+            if place.destination.tag.is_one_for_all() && tag != self.newest {
+                continue;
+            }
+            let filled = place.destination.tag.fill(&version);
+            if let Ok(Some(name)) = &filled {
+                let reference = place.repository.reference(name);
+                let form = &place.destination.form;
+                if met
+                    .iter()
+                    .any(|(other, of)| *other == reference && *of != form)
+                {
+                    let error = Error::Rule(two_forms(&reference));
+                    let subject = self.subject(tag, place, name);
+                    reports.push(Report::failed(Some(subject), error));
+                    continue;
+                }
+                met.push((reference, form));
+            }
+            match filled {
                 Ok(Some(name)) if needs_digest(&name) => late.push((place, name)),
                 Ok(Some(name)) => early.push((place, name)),
                 Ok(None) => {}

@@ -12,6 +12,7 @@ mod budgets;
 mod copy;
 mod counts;
 mod destinations;
+mod doubtful_tags;
 mod engine;
 mod events;
 mod failures;

@@ -405,7 +405,10 @@ async fn one_that_ecr_refuses_is_a_warning_that_names_it() {
     let warnings = warnings(&reply);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].contains(&refused.top), "{warnings:?}");
-    assert!(warnings[0].contains("405 UNSUPPORTED"), "{warnings:?}");
+    assert!(
+        warnings[0].contains("ECR does not store such media types"),
+        "{warnings:?}"
+    );
     scenario.assert_stored("the image", "1", &small_image());
     let found = (Signer::GitHub, &signature);
     assert_found(&scenario, DESTINATION, found, &index).await;

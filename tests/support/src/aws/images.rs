@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use crate::ecr::{Ecr, Repository};
+use crate::image::StoredManifest;
 
 /// What was there before the test is so old.
 const LONG_AGO: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -47,6 +48,14 @@ pub(super) fn delete(registry: &Ecr, name: &str, input: &Value) -> Value {
     let (mut deleted, mut failures) = (Vec::new(), Vec::new());
     for id in ids {
         let tag = id["imageTag"].as_str().unwrap_or_default();
+        if let Some(index) = referring(&registry.repository(name), tag) {
+            failures.push(json!({
+                "imageId": {"imageTag": tag},
+                "failureCode": "ImageReferencedByManifestList",
+                "failureReason": format!("Requested image referenced by manifest list: [{index}]"),
+            }));
+            continue;
+        }
         match registry.delete_tag(name, tag) {
             Some(digest) => deleted.push(json!({"imageTag": tag, "imageDigest": digest})),
             None => failures.push(json!({
@@ -57,6 +66,19 @@ pub(super) fn delete(registry: &Ecr, name: &str, input: &Value) -> Value {
         }
     }
     json!({"imageIds": deleted, "failures": failures})
+}
+
+/// The index that keeps the image from being deleted with this tag, its last one. (ECR API reference, `ImageFailure`)
+fn referring(repository: &Repository, tag: &str) -> Option<String> {
+    let digest = repository.tags.get(tag)?;
+    let tags = repository.tags.values().filter(|it| *it == digest);
+    let refers = |(other, manifest): &(&String, &StoredManifest)| {
+        *other != digest && String::from_utf8_lossy(&manifest.bytes).contains(digest.as_str())
+    };
+    let index = repository.manifests.iter().find(refers);
+    index
+        .map(|(other, _)| other.clone())
+        .filter(|_| tags.count() == 1)
 }
 
 fn tags_by_digest(repository: &Repository) -> BTreeMap<String, BTreeSet<String>> {
