@@ -467,7 +467,7 @@ mod tests {
             ),
             (
                 r#"[{"source":"acme/*","destination":"prod/{name}"},{"source":"octo/*","destination":"localhost:5000/prod/{name}"}]"#,
-                false,
+                true,
             ),
         ] {
             assert_eq!(is_shared(rules, "acme/api"), expected, "{rules}");
