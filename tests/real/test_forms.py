@@ -80,3 +80,16 @@ def test_a_repository_is_created_as_its_rule_says(function, destination):
     tags = ecr.list_tags_for_resource(resourceArn=repository["repositoryArn"])["tags"]
     assert {"Key": "team", "Value": "platform"} in tags
     assert destination.has("created/debian:single")
+
+
+def test_an_immutable_tag_is_known_before_a_byte_moves(function, destination):
+    boto3.client("ecr").create_repository(repositoryName="locked/debian", imageTagMutability="IMMUTABLE")
+    assert function({"source": "ghcr.io/acme/debian:single", "destination": "locked/debian:1"})["outcome"] == "copied"
+    before = destination.raw("locked/debian:1")
+
+    error = function({"source": "ghcr.io/acme/debian:bookworm", "destination": "locked/debian:1"})
+
+    assert error["errorType"] == "Immutable", error
+    assert destination.raw("locked/debian:1") == before
+    entry = json.loads(destination.raw("forms/whole:bookworm"))["manifests"][1]["digest"]
+    assert not destination.has(f"locked/debian@{entry}"), "nothing of the other image was sent"
