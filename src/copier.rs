@@ -91,29 +91,21 @@ impl Copier {
         for (position, (opened, destination)) in
             opened.into_iter().zip(&job.destinations).enumerate()
         {
+            let reference = destination.reference(&job.source.version);
+            let opened = opened.and_then(|(target, repository)| {
+                match is_in_another_form(&copy, &target, &repository) {
+                    true => Err(Error::Rule(two_forms(&reference))),
+                    false => Ok((target, repository)),
+                }
+            });
             match opened {
                 Ok((target, repository)) => {
-                    let mut others = copy.destinations.iter().zip(&copy.targets);
-                    let contradicts = others.any(|(other, of)| {
-                        target.tag.is_some()
-                            && (other.prefix(), &of.tag) == (repository.prefix(), &target.tag)
-                            && of.form != target.form
-                    });
-                    if contradicts {
-                        let subject = self.subject(job, destination);
-                        let reference = destination.reference(&job.source.version);
-                        let error = Error::Rule(two_forms(&reference));
-                        failed.push((position, Report::failed(Some(subject), error)));
-                        continue;
-                    }
                     copy.destinations.push(repository);
                     copy.targets.push(target);
                 }
                 Err(error) => {
-                    failed.push((
-                        position,
-                        Report::failed(Some(self.subject(job, destination)), error),
-                    ));
+                    let subject = self.subject(job, destination);
+                    failed.push((position, Report::failed(Some(subject), error)));
                 }
             }
         }
@@ -321,6 +313,16 @@ impl Copier {
         }
         Ok(jobs)
     }
+}
+
+/// Whether another destination of the copy gets another form of the image under the same tag.
+fn is_in_another_form(copy: &Copy<'_>, target: &Target, repository: &Repository) -> bool {
+    let mut others = copy.destinations.iter().zip(&copy.targets);
+    others.any(|(other, of)| {
+        target.tag.is_some()
+            && (other.prefix(), &of.tag) == (repository.prefix(), &target.tag)
+            && of.form != target.form
+    })
 }
 
 /// What brings the referrers for a job, with observers of its own.

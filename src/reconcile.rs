@@ -36,6 +36,7 @@ use crate::job::{Job, Options, Origin};
 use crate::manifest::Digest;
 use crate::reference::Source;
 use crate::referrers::ReferrerTags;
+use crate::registry::Repository;
 use crate::reports::Reports;
 use crate::repositories::Key;
 use crate::retry::retry;
@@ -176,25 +177,16 @@ impl Run<'_> {
             false => HashSet::new(),
         };
         let signatures = rule.referrers().then(|| ReferrerTags::among(&listed));
-        let mut tags = rule.admitted(listed);
+        let tags = rule.admitted(listed);
         if tags.is_empty() {
             let reason = "it has no tag that the rule admits".to_owned();
             return reports.add(Report::ignored(subject(), reason));
         }
         self.put_right(compared, &places, reports).await;
         let ages = Ages::new(self.invocation, rule, package);
-        if let Some(newest) = rule.newest_of_age() {
-            let newest = async { Ok(ages.newest(tags, newest).await) };
-            let refused;
-            (tags, refused) = match self.deadline.bound(newest).await {
-                Ok(newest) => newest,
-                Err(error) => return reports.add(Report::failed(subject(), error)),
-            };
-            reports.extend(refused.into_iter().map(|(tag, reason)| {
-                let source = source.reference(&tag);
-                Report::ignored(Some(Subject::Image { source }), reason)
-            }));
-        }
+        let Some(mut tags) = self.of_age(&ages, compared, &source, tags, reports).await else {
+            return;
+        };
         let newest = tags.last().cloned().unwrap_or_default();
         let start = self.elsewhere(tags.len());
         tags.rotate_left(start);
@@ -228,6 +220,35 @@ impl Run<'_> {
             };
             self.prune(&pruned, &places, reports).await;
         }
+    }
+
+    /// The newest of those tags that are old enough, where the rule asks for both; all of them otherwise. Reports those whose age is not
+    /// known; none are left if the deadline comes.
+    async fn of_age(
+        &self,
+        ages: &Ages<'_>,
+        compared: &Compared<'_>,
+        source: &Repository,
+        tags: Vec<String>,
+        reports: &mut Reports,
+    ) -> Option<Vec<String>> {
+        let Some(newest) = compared.rule.newest_of_age() else {
+            return Some(tags);
+        };
+        let newest = async { Ok(ages.newest(tags, newest).await) };
+        let (tags, refused) = match self.deadline.bound(newest).await {
+            Ok(newest) => newest,
+            Err(error) => {
+                let subject = Some(Subject::package(&compared.package));
+                reports.add(Report::failed(subject, error));
+                return None;
+            }
+        };
+        reports.extend(refused.into_iter().map(|(tag, reason)| {
+            let source = source.reference(&tag);
+            Report::ignored(Some(Subject::Image { source }), reason)
+        }));
+        Some(tags)
     }
 
     /// Compares tags, and hands over what differs as it is found. Gives how many were not compared.
