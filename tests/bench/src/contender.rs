@@ -105,9 +105,6 @@ pub async fn skopeo(
     arguments: &[String],
 ) -> Usage {
     let home = scratch.join("skopeo");
-    // Not there before the first run.
-    let _ = std::fs::remove_dir_all(&home);
-    std::fs::create_dir_all(&home).expect("create a home for skopeo");
     let directory = home.display().to_string();
     let mut environment = vec![
         ("HOME", directory.clone()),
@@ -129,6 +126,9 @@ pub async fn skopeo(
             let plain = ["--src-tls-verify=false", "--dest-tls-verify=false"];
             words.extend(plain.map(str::to_owned));
         }
+        // Not there before the first run.
+        let _ = std::fs::remove_dir_all(&home);
+        std::fs::create_dir_all(&home).expect("create a home for skopeo");
         let (usage, _) = command::run(scratch, "skopeo", &words, &environment).await;
         all.wall += usage.wall;
         all.cpu += usage.cpu;
