@@ -184,10 +184,10 @@ impl Run<'_> {
         }
         self.put_right(compared, &places, reports).await;
         let ages = Ages::new(self.invocation, rule, package);
-        let Some(mut tags) = self.of_age(&ages, compared, &source, tags, reports).await else {
+        let of_age = self.of_age(&ages, compared, &places, &source, tags, reports);
+        let Some((mut tags, newest, younger)) = of_age.await else {
             return;
         };
-        let newest = tags.last().cloned().unwrap_or_default();
         let start = self.elsewhere(tags.len());
         tags.rotate_left(start);
         let comparison = Comparison {
@@ -197,6 +197,7 @@ impl Run<'_> {
             ages: &ages,
             immutable: &self.immutable,
             newest: &newest,
+            younger: &younger,
             memory: &self.invocation.shared.memory,
             repositories: &self.invocation.copier.repositories,
             dry_run: self.dry_run,
@@ -222,21 +223,30 @@ impl Run<'_> {
         }
     }
 
-    /// The newest of those tags that are old enough, where the rule asks for both; all of them otherwise. Reports those whose age is not
-    /// known; none are left if the deadline comes.
+    /// The newest of those tags that are old enough, where the rule asks for both; all of them otherwise. Beside them the newest one for
+    /// a destination that has one tag for all, which has to be old enough too, and those that were pushed after it. Reports those whose
+    /// age is not known; none are left if the deadline comes.
     async fn of_age(
         &self,
         ages: &Ages<'_>,
         compared: &Compared<'_>,
+        places: &[Place],
         source: &Repository,
         tags: Vec<String>,
         reports: &mut Reports,
-    ) -> Option<Vec<String>> {
-        let Some(newest) = compared.rule.newest_of_age() else {
-            return Some(tags);
+    ) -> Option<(Vec<String>, String, Vec<String>)> {
+        let rule = compared.rule;
+        let is_one_for_all = |place: &Place| place.destination.tag.is_one_for_all();
+        let count = match rule.newest_of_age() {
+            Some(count) => count,
+            None if rule.min_age().is_some() && places.iter().any(is_one_for_all) => 1,
+            None => {
+                let newest = tags.last().cloned().unwrap_or_default();
+                return Some((tags, newest, Vec::new()));
+            }
         };
-        let newest = async { Ok(ages.newest(tags, newest).await) };
-        let (tags, refused) = match self.deadline.bound(newest).await {
+        let newest = async { Ok(ages.newest(&tags, count).await) };
+        let (of_age, refused) = match self.deadline.bound(newest).await {
             Ok(newest) => newest,
             Err(error) => {
                 let subject = Some(Subject::package(&compared.package));
@@ -244,11 +254,21 @@ impl Run<'_> {
                 return None;
             }
         };
-        reports.extend(refused.into_iter().map(|(tag, reason)| {
-            let source = source.reference(&tag);
-            Report::ignored(Some(Subject::Image { source }), reason)
-        }));
-        Some(tags)
+        // Where all tags are compared, each of these is told of by itself.
+        if rule.newest_of_age().is_some() || places.iter().all(is_one_for_all) {
+            reports.extend(refused.into_iter().map(|(tag, reason)| {
+                let source = source.reference(&tag);
+                Report::ignored(Some(Subject::Image { source }), reason)
+            }));
+        }
+        let newest = of_age.last().cloned().unwrap_or_default();
+        let younger = tags.iter().rev().take_while(|tag| **tag != newest);
+        let younger = younger.cloned().collect();
+        let tags = match rule.newest_of_age() {
+            Some(_) => of_age,
+            None => tags,
+        };
+        Some((tags, newest, younger))
     }
 
     /// Compares tags, and hands over what differs as it is found. Gives how many were not compared.

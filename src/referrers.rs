@@ -50,6 +50,9 @@ const READS: usize = 4;
 /// Looks under way at once.
 const LOOKS: usize = 16;
 
+/// So many looks are made ready at a time.
+const LOOKS_TOGETHER: usize = 512;
+
 /// Copies under way at once, and the destinations of all of them together: each is a connection, and a process on Lambda may have 1,024
 /// files open. (AWS Lambda developer guide, "Lambda quotas")
 const COPIES: usize = 4;
@@ -352,26 +355,26 @@ impl Referrers<'_> {
                 looks.extend(found.at.iter().map(|place| (position, place, *digest)));
             }
         }
-        let looks = looks.into_iter().map(async |(position, place, digest)| {
-            let destination = &self.destinations[place];
-            let digest = digest.to_string();
-            let resolve = || destination.resolve(&digest);
-            (
-                position,
-                place,
-                retry(destination.observer(), resolve).await,
-            )
-        });
-        let looks: Vec<_> = looks.collect();
-        let mut looks = stream::iter(looks).buffer_unordered(LOOKS);
-        while let Some((position, place, looked)) = looks.next().await {
-            let found = &mut found[position];
-            match looked {
-                Ok(Some(_)) => found.present = found.present.with(place),
-                Ok(None) => {}
-                Err(error) => {
-                    found.at = found.at.without(place);
-                    brought[place].trouble(found.failure(error));
+        // A look that has not begun is as large as one under way, and there may be thousands.
+        for together in looks.chunks(LOOKS_TOGETHER) {
+            let looks = together.iter().map(async |(position, place, digest)| {
+                let destination = &self.destinations[*place];
+                let digest = digest.to_string();
+                let resolve = || destination.resolve(&digest);
+                let looked = retry(destination.observer(), resolve).await;
+                (*position, *place, looked)
+            });
+            let looks: Vec<_> = looks.collect();
+            let mut looks = stream::iter(looks).buffer_unordered(LOOKS);
+            while let Some((position, place, looked)) = looks.next().await {
+                let found = &mut found[position];
+                match looked {
+                    Ok(Some(_)) => found.present = found.present.with(place),
+                    Ok(None) => {}
+                    Err(error) => {
+                        found.at = found.at.without(place);
+                        brought[place].trouble(found.failure(error));
+                    }
                 }
             }
         }

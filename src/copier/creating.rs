@@ -57,7 +57,8 @@ impl Copier {
         if !repository.settings.is_empty() {
             let made = slots.iter().map(async |slot| {
                 // Boxed, as it is large.
-                let ahead = Box::pin(self.create_ahead(job, (rule, repository), slot, began));
+                let ahead = self.create_ahead(job, rules, (rule, repository), slot, began);
+                let ahead = Box::pin(ahead);
                 shared.deadline.bound(async { Ok(ahead.await) }).await
             });
             let made = future::join_all(made).await;
@@ -102,6 +103,7 @@ impl Copier {
     async fn create_ahead(
         &self,
         job: &Job,
+        rules: &Rules,
         (rule, repository): (&Rule, &RepositoryRule),
         slot: &Slot<'_>,
         began: Instant,
@@ -114,15 +116,20 @@ impl Copier {
         if !is_missing.unwrap_or_default() {
             return repositories::Outcome::default();
         }
-        // No repository for an image that is not there, or can't be read.
+        // No repository for an image that is not there, can't be read, or is not to be copied.
         let source = self
             .registries
             .source(&job.source.package, rule.token_secret_id());
         let version = job.source.version.tag_or_digest();
-        match source.resolve(&version).await {
-            Ok(Some(_)) => self.create(job, repository, slot.destination, began).await,
-            _ => repositories::Outcome::default(),
+        let Ok(Some(digest)) = source.resolve(&version).await else {
+            return repositories::Outcome::default();
+        };
+        if let Some(gate) = self.gate(job, rules)
+            && gate(digest).await.is_some()
+        {
+            return repositories::Outcome::default();
         }
+        self.create(job, repository, slot.destination, began).await
     }
 
     async fn create(

@@ -67,17 +67,17 @@ impl<'a> Ages<'a> {
     /// The newest tags that are old enough, in push order as they came, and those before which they were, with the reason.
     pub(super) async fn newest(
         &self,
-        tags: Vec<String>,
+        tags: &[String],
         newest: usize,
     ) -> (Vec<String>, Vec<(String, String)>) {
         let (mut kept, mut refused) = (Vec::new(), Vec::new());
-        for tag in tags.into_iter().rev() {
+        for tag in tags.iter().rev() {
             if kept.len() == newest {
                 break;
             }
-            match self.of(&tag, Named::Tag(&tag)).await {
-                Age::Enough => kept.push(tag),
-                Age::Refused(reason) => refused.push((tag, reason)),
+            match self.of(tag, Named::Tag(tag)).await {
+                Age::Enough => kept.push(tag.clone()),
+                Age::Refused(reason) => refused.push((tag.clone(), reason)),
                 Age::Unknown => {}
             }
         }

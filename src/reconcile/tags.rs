@@ -48,9 +48,11 @@ pub(super) struct Comparison<'a> {
     pub(super) ages: &'a Ages<'a>,
     /// Where tags are noted that differ and can't be moved.
     pub(super) immutable: &'a ImmutableTags,
-    /// The tag that was pushed last. It alone is compared where a destination has one tag for all, which would otherwise go back and
-    /// forth between them.
+    /// The tag that was pushed last, of those that are old enough. It alone is compared where a destination has one tag for all, which
+    /// would otherwise go back and forth between them.
     pub(super) newest: &'a str,
+    /// Those that were pushed after it.
+    pub(super) younger: &'a [String],
     pub(super) memory: &'a Memory,
     pub(super) repositories: &'a Repositories,
     pub(super) dry_run: bool,
@@ -193,6 +195,10 @@ impl Comparison<'_> {
                 let reason = "ECR has archived this image, and a scheduled run leaves it so; a webhook or a direct event restores it".to_owned();
                 Ok(Some(Report::ignored(Some(subject), reason)))
             }
+            Ok(_) if self.is_of_younger(place, found).await => {
+                let reason = "the tag has an image that was pushed later and is too young for the rule's tags.min_age: somebody has asked for it, and a scheduled run does not take it back".to_owned();
+                Ok(Some(Report::ignored(Some(subject), reason)))
+            }
             Ok(_) => {
                 let digest = top.digest();
                 match self.ages.of(tag, Named::Digest(&digest)).await {
@@ -217,6 +223,22 @@ impl Comparison<'_> {
             self.immutable.add(&place.repository, subject, tag);
         }
         !is_kept
+    }
+
+    /// Whether one tag for all has an image that was pushed after the newest that is old enough: who asks for an image is not asked for
+    /// its age. What can't be read of the source is taken for that image, as the tag must not go back.
+    async fn is_of_younger(&self, place: &Place, found: Option<Digest>) -> bool {
+        let Some(found) = found.filter(|_| place.destination.tag.is_one_for_all()) else {
+            return false;
+        };
+        for tag in self.younger {
+            match self.top(tag).await {
+                Ok(None) => {}
+                Ok(Some(top)) if top.arrival(place) != Ok(found) => {}
+                _ => return true,
+            }
+        }
+        false
     }
 
     /// Whether ECR has archived this very image under the tag. A pull answers as if it were not there, and a push restores it: to be

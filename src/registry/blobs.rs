@@ -164,7 +164,8 @@ impl Repository {
                 .session(&response, &url, digest, &place)
                 .map(Mounting::Declined),
             // What may pass fails the plain request too, and so does a repository that is not there.
-            Err(error) if error.kind().may_pass() || error.kind() == Kind::NotFound => Err(error),
+            Err(error) if error.kind().may_pass() => Err(error),
+            Err(error) if error.to_string().contains("NAME_UNKNOWN") => Err(error),
             Err(error) => {
                 tracing::info!(%error, "not mounted");
                 self.start_upload(digest).await.map(Mounting::Refused)

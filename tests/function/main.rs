@@ -22,6 +22,7 @@ mod github;
 mod graph;
 mod guards;
 mod hazards;
+mod interplay;
 mod interruptions;
 mod long_runs;
 mod matrix;
