@@ -45,6 +45,7 @@ async fn start() -> Result<App, Error> {
         let dead_letter_url = settings.dead_letter_queue_url.clone();
         Queue::new(&configuration, url, dead_letter_url)
     });
+    let repository_api = Arc::new(RepositoryApi::new(&configuration));
     Ok(App {
         rules: RulesInForce::new(&mut settings, secrets.clone()).await?,
         copier: Copier {
@@ -53,13 +54,10 @@ async fn start() -> Result<App, Error> {
                 http.clone(),
                 secrets.clone(),
                 ecr,
-                RepositoryApi::new(&configuration),
+                repository_api.clone(),
             ),
             github: GitHub::new(http, settings.github_api_url.clone()),
-            repositories: Repositories::new(
-                RepositoryApi::new(&configuration),
-                settings.hosts.clone(),
-            ),
+            repositories: Repositories::new(repository_api, settings.hosts.clone()),
         },
         secrets,
         queue,

@@ -61,7 +61,7 @@ impl Registries {
         http: reqwest::Client,
         secrets: Arc<Secrets>,
         ecr: Arc<Ecr>,
-        repositories: RepositoryApi,
+        repositories: Arc<RepositoryApi>,
     ) -> Self {
         Registries {
             hosts: settings.hosts.clone(),

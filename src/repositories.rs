@@ -28,7 +28,7 @@ const REMEMBERED_LIMIT: usize = 1000;
 
 /// Creates and puts right the repositories of destinations. Lives as long as the process.
 pub struct Repositories {
-    api: RepositoryApi,
+    api: Arc<RepositoryApi>,
     hosts: Hosts,
     /// By registry host and name. The lock of one makes those who want to create it wait for the first.
     seen: Mutex<HashMap<Key, Arc<AsyncMutex<Seen>>>>,
@@ -95,7 +95,7 @@ pub fn key(destination: &Destination) -> Key {
 
 impl Repositories {
     /// Makes no call yet.
-    pub fn new(api: RepositoryApi, hosts: Hosts) -> Self {
+    pub fn new(api: Arc<RepositoryApi>, hosts: Hosts) -> Self {
         Repositories {
             api,
             hosts,

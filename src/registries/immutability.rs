@@ -40,9 +40,9 @@ pub(super) struct Immutabilities {
 
 impl Immutabilities {
     /// Makes no call yet.
-    pub(super) fn new(api: RepositoryApi) -> Self {
+    pub(super) fn new(api: Arc<RepositoryApi>) -> Self {
         Immutabilities {
-            api: Arc::new(api),
+            api,
             kept: Mutex::default(),
         }
     }

@@ -69,6 +69,10 @@ pub(super) fn advice(repository: &str, tag: &str) -> String {
 
 /// Filters are named without the whole command, which would replace those that there are.
 fn options(repository: &str, tags: &str) -> String {
+    // cosign writes such a tag again with each signature, and looks for it under no other name.
+    if tags.starts_with("sha256-") {
+        return "cosign's tags grow with each signature: exclude `sha256-*` from immutability by the repository's exclusion filters (`aws ecr put-image-tag-mutability`)".to_owned();
+    }
     format!(
         "let {tags} move by the repository's exclusion filters (`aws ecr put-image-tag-mutability`), or have the rule write a tag of its own for each digest, to `{repository}:{{tag}}-{{digest8}}`"
     )
