@@ -1,8 +1,9 @@
-//! The AWS APIs: secrets, the authorization for ECR's registries, its repositories, and the job queue.
+//! The AWS APIs: secrets, the authorization for ECR's registries, its repositories, the job queue, and the event bus.
 
 mod connector;
 pub mod ecr;
 mod error;
+pub mod events;
 pub mod images;
 pub mod queue;
 pub mod repositories;

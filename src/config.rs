@@ -31,6 +31,9 @@ pub struct Settings {
     pub event_sources: Vec<String>,
     /// `BLOB_CONCURRENCY`: blobs in flight in one invocation.
     pub blob_concurrency: usize,
+    /// `EVENT_BUS`: the EventBridge bus, by name or ARN, that gets an event for each image that was copied or failed; without it no
+    /// event is sent.
+    pub event_bus: Option<String>,
 }
 
 /// Where the rules are.
@@ -101,6 +104,7 @@ impl Settings {
             github_api_url: github_api_url(lookup("GITHUB_API_URL"))?,
             event_sources: event_sources(lookup("EVENT_SOURCES")),
             blob_concurrency: blob_concurrency(lookup("BLOB_CONCURRENCY"))?,
+            event_bus: event_bus(lookup("EVENT_BUS"))?,
         })
     }
 }
@@ -201,6 +205,31 @@ fn event_sources(value: Option<String>) -> Vec<String> {
         .collect()
 }
 
+/// A name, or the ARN of a bus of another Region or account. `PutEvents` answers success for a bus that does not exist, so at least
+/// what can't be one is refused here. (Amazon EventBridge API reference, `PutEvents`, `EventBusName`)
+fn event_bus(value: Option<String>) -> Result<Option<String>> {
+    let Some(value) = value.map(|value| value.trim().to_owned()) else {
+        return Ok(None);
+    };
+    let name = match value.split(':').collect::<Vec<_>>().as_slice() {
+        ["arn", _, "events", _, _, resource] => resource.strip_prefix("event-bus/"),
+        [name] => Some(*name),
+        _ => None,
+    };
+    let is_name = |name: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/_.-".contains(&byte);
+        !name.is_empty() && name.len() <= 256 && name.bytes().all(is_allowed)
+    };
+    match name.is_some_and(is_name) {
+        true => Ok(Some(value)),
+        false => Err(Error::Setting {
+            name: "EVENT_BUS",
+            value,
+            reason: "expected the name or ARN of an event bus, such as default or arn:aws:events:eu-west-3:123456789012:event-bus/images".to_owned(),
+        }),
+    }
+}
+
 /// The upper bound keeps memory and the file descriptors of a Lambda environment (1,024) far away.
 fn blob_concurrency(value: Option<String>) -> Result<usize> {
     let Some(value) = value else {
@@ -253,6 +282,8 @@ mod tests {
                 "arn:aws:sqs:eu-west-3:123456789012:jobs.fifo",
             ),
             ("DEAD_LETTER_QUEUE_URL", "jobs.fifo"),
+            ("EVENT_BUS", "https://events.eu-west-3.amazonaws.com"),
+            ("EVENT_BUS", "arn:aws:sqs:eu-west-3:123456789012:jobs"),
             ("RULES", "secret:"),
         ];
         for (name, value) in cases {

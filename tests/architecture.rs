@@ -247,11 +247,12 @@ const OUTSIDE_THE_ENGINE: [&str; 11] = [
 const ADAPTERS: [&str; 3] = ["registry", "github", "aws"];
 
 /// Each vendor crate and the only modules that may name it.
-const VENDORS: [(&str, &[&str]); 12] = [
+const VENDORS: [(&str, &[&str]); 13] = [
     ("lambda_runtime", &["main", "handler"]),
     ("aws_lambda_events", &["event"]),
     ("aws_config", &["aws"]),
     ("aws_sdk_ecr", &["aws"]),
+    ("aws_sdk_eventbridge", &["aws"]),
     ("aws_sdk_secretsmanager", &["aws"]),
     ("aws_sdk_sqs", &["aws"]),
     ("oci_client", &["manifest"]),

@@ -1,8 +1,10 @@
-//! The AWS calls of the function on one endpoint: `GetSecretValue` of Secrets Manager, and those of the ECR API.
+//! The AWS calls of the function on one endpoint: `GetSecretValue` of Secrets Manager, those of the ECR API, and those of
+//! EventBridge.
 //!
-//! Both services speak AWS JSON 1.1: POST to `/`, the operation in `X-Amz-Target`, errors as 400 with `__type`.
+//! These services speak AWS JSON 1.1: POST to `/`, the operation in `X-Amz-Target`, errors as 400 with `__type`.
 //! Names, shapes and texts are those of the services' API references.
 
+mod events;
 mod images;
 mod repositories;
 #[cfg(test)]
@@ -48,6 +50,7 @@ struct State {
     /// By Region and account.
     registries: BTreeMap<(String, String), Ecr>,
     scripts: repositories::Scripts,
+    buses: events::Buses,
 }
 
 #[derive(Default)]
@@ -186,6 +189,21 @@ impl Aws {
             .collect()
     }
 
+    /// Creates an event bus.
+    pub fn create_event_bus(&self, name: &str) {
+        self.state().buses.create(name);
+    }
+
+    /// The events that were put on a bus: each an event as EventBridge delivers it to a rule's target.
+    pub fn events(&self, bus: &str) -> Vec<Value> {
+        self.state().buses.events(bus)
+    }
+
+    /// EventBridge refuses the next `count` entries of `PutEvents` with `InternalFailure`, in answers that are successes.
+    pub fn fail_events(&self, count: usize) {
+        self.state().buses.fail(count);
+    }
+
     /// From now on the caller has again every permission that [`Aws::deny`] took.
     pub fn allow_all(&self) {
         self.state().denied.clear();
@@ -283,6 +301,8 @@ fn answer(head: &Parts, body: &Bytes, state: &mut State) -> Reply {
         "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken" => {
             ("ecr", "GetAuthorizationToken")
         }
+        "AWSEvents.PutEvents" => ("events", "PutEvents"),
+        "AWSEvents.DescribeEventBus" => ("events", "DescribeEventBus"),
         other if repository_operation(other).is_some() => {
             ("ecr", repository_operation(other).unwrap_or_default())
         }
@@ -301,6 +321,9 @@ fn answer(head: &Parts, body: &Bytes, state: &mut State) -> Reply {
     if repositories::OPERATIONS.contains(&operation) {
         let region = credential_scope(head).map_or(REGION, |(region, _)| region);
         return repositories::answer(operation, region, &input, state);
+    }
+    if service == "events" {
+        return events::answer(operation, &input, state);
     }
     if state.denied.contains(operation) {
         let resource = input["SecretId"].as_str().unwrap_or("*");
