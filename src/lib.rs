@@ -40,7 +40,7 @@
 //! | | **Vocabulary** |
 //! | [`config`], [`rules`] | settings, and what may be copied where |
 //! | [`job`], [`reference`](mod@reference), [`destination`] | one copy to make; what is copied, and where to |
-//! | [`platform`], [`endpoint`] | platforms, and the forms of an image; registry hosts |
+//! | [`platform`], [`endpoint`], [`token`] | platforms, and the forms of an image; registry hosts; GitHub tokens |
 //! | [`retry`], [`deadline`], [`allowance`] | the one owner of further tries, of time, of the memory for manifests |
 //! | [`observer`], [`kept`] | counts, made where things happen; values that are read again when they are old or refused |
 //! | [`redaction`] | foreign texts without the secrets that they echo |
@@ -108,6 +108,8 @@ pub mod platform;
 pub mod reference;
 
 pub mod endpoint;
+
+pub mod token;
 
 pub mod retry;
 

@@ -5,8 +5,6 @@ mod immutability;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use secrecy::{ExposeSecret, SecretString};
-
 use self::immutability::Immutabilities;
 use crate::aws::ecr::Ecr;
 use crate::aws::repositories::RepositoryApi;
@@ -17,6 +15,7 @@ use crate::endpoint::{Endpoint, Hosts, ecr_region};
 use crate::error::{Error, Result};
 use crate::kept::{Freshness, with_renewal};
 use crate::registry::{Budget, Credential, Credentials, Repository};
+use crate::token::Token;
 
 /// So many source repositories are remembered, so that a warm process does not grow.
 const SOURCES_LIMIT: usize = 200;
@@ -36,22 +35,6 @@ pub struct Registries {
     immutabilities: Immutabilities,
     /// By registry host.
     budgets: Mutex<HashMap<String, Arc<Budget>>>,
-}
-
-/// A token of GitHub, or none, that can be told from another one.
-#[derive(Clone)]
-struct Token(Option<SecretString>);
-
-impl PartialEq for Token {
-    fn eq(&self, other: &Self) -> bool {
-        let text = |token: &Token| {
-            token
-                .0
-                .as_ref()
-                .map(|token| token.expose_secret().to_owned())
-        };
-        text(self) == text(other)
-    }
 }
 
 impl Registries {
@@ -153,18 +136,21 @@ impl Registries {
     pub async fn with_token<T, A>(
         &self,
         token_secret_id: Option<&str>,
-        attempt: impl Fn(Option<SecretString>) -> A,
+        attempt: impl Fn(Option<Token>) -> A,
     ) -> Result<T>
     where
         A: Future<Output = Result<T>>,
     {
         let token = |freshness| async move {
             match self.token_id(token_secret_id) {
-                Some(id) => Ok(Token(Some(self.secrets.ghcr_token(id, freshness).await?.0))),
-                None => Ok(Token(None)),
+                Some(id) => Ok(Some(Token {
+                    secret_id: id.to_owned(),
+                    text: self.secrets.ghcr_token(id, freshness).await?.0,
+                })),
+                None => Ok(None),
             }
         };
-        with_renewal(token, |token: Token| attempt(token.0)).await
+        with_renewal(token, attempt).await
     }
 
     fn token_id<'a>(&'a self, token_secret_id: Option<&'a str>) -> Option<&'a str> {

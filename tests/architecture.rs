@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 33] = [
+const IMPORTS: [(&str, &[&str]); 34] = [
     (
         "main",
         &[
@@ -94,6 +94,7 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "repositories",
             "retry",
             "rules",
+            "token",
         ],
     ),
     ("reports", &["copy", "error"]),
@@ -119,6 +120,7 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "repositories",
             "retry",
             "rules",
+            "token",
         ],
     ),
     (
@@ -173,6 +175,7 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "reference",
             "registry",
             "rules",
+            "token",
         ],
     ),
     (
@@ -192,7 +195,10 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "redaction",
         ],
     ),
-    ("github", &["error", "link", "manifest", "redaction"]),
+    (
+        "github",
+        &["error", "link", "manifest", "redaction", "token"],
+    ),
     ("aws", &["endpoint", "error", "kept", "manifest", "rules"]),
     ("config", &["endpoint", "error", "rules"]),
     (
@@ -213,6 +219,7 @@ const IMPORTS: [(&str, &[&str]); 33] = [
     ("platform", &[]),
     ("reference", &["endpoint", "manifest"]),
     ("endpoint", &[]),
+    ("token", &[]),
     ("retry", &["error", "observer"]),
     ("deadline", &["error"]),
     ("allowance", &["manifest"]),
