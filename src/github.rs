@@ -180,6 +180,16 @@ impl GitHub {
         self.expiries.all()
     }
 
+    /// Whether GitHub has answered this token since `begin`.
+    pub fn has_spoken_of(&self, token: &Token, begin: SystemTime) -> bool {
+        self.expiries.has_spoken_of(token, begin)
+    }
+
+    /// When the first of the tokens expires that GitHub has spoken of.
+    pub fn next_expiry(&self) -> Option<SystemTime> {
+        self.expiries().into_values().flatten().min()
+    }
+
     /// Lets GitHub say when a token expires, in an answer that counts for no rate limit.
     /// (GitHub's documentation, "REST API endpoints for rate limits")
     ///
@@ -330,11 +340,11 @@ impl GitHub {
             .send()
             .await
             .map_err(|error| call.transient(broken(error)))?;
+        if let Some(token) = call.token {
+            self.expiries.note(token, &response);
+        }
         if response.status() != StatusCode::OK {
             return Err(refusal::of(response, call).await);
-        }
-        if let Some(token) = call.token {
-            self.expiries.note(token, response.headers());
         }
         let next = next_page(response.headers(), &url);
         let body = limited_body(response, PAGE_LIMIT)

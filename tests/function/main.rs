@@ -48,6 +48,7 @@ mod secrets;
 mod settings;
 mod soak;
 mod tags;
+mod telling;
 mod tls;
 mod triggers;
 mod vanished;
