@@ -6,6 +6,7 @@
 
 mod blob;
 mod carry;
+pub mod estimate;
 mod fanout;
 pub mod form;
 mod look;
@@ -222,7 +223,7 @@ impl Copy<'_> {
         }
         let holders = &shared.carriage.holders;
         holders.note_survey(&survey, &self.destinations, &complete(tracks));
-        let plans = self.plans(tracks, &survey, surveyed, is_tagged);
+        let plans = self.plans(tracks, &survey, surveyed, is_tagged, shared);
         // The plans hold all that is needed of it.
         drop(survey);
         let transfer = Transfer {
@@ -244,6 +245,7 @@ impl Copy<'_> {
         survey: &Survey,
         differs: Places,
         is_tagged: Places,
+        shared: &Shared,
     ) -> Vec<(usize, Plan)> {
         let mut plans = Vec::new();
         for place in differs.iter() {
@@ -265,6 +267,8 @@ impl Copy<'_> {
             if plan.is_current() {
                 track.end = Some(Ok(Outcome::Current));
             } else if self.dry_run {
+                let repository = self.destinations[place].prefix();
+                shared.estimate.add(repository, &plan);
                 track.end = Some(Ok(Outcome::Planned));
                 track.planned = Some(plan);
             } else {

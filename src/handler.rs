@@ -87,7 +87,9 @@ impl App {
             Event::GitHub(_) | Event::Direct(_) => {
                 reports.result().map(Box::new).map(Reply::Reports)
             }
-            Event::Reconcile(_) => match reports.passing_error() {
+            Event::Reconcile(scope) => match reports.passing_error() {
+                // A dry run that is repeated begins anew, and gets no further: what it has found is the answer.
+                Some(Error::Deadline) if scope.dry_run => Ok(Reply::Reports(Box::new(reports))),
                 Some(error) => Err(error.clone()),
                 None => Ok(Reply::Reports(Box::new(reports))),
             },
@@ -137,10 +139,12 @@ impl App {
                     Ok(jobs) => invocation.copy_all(jobs).await,
                     Err(error) => failed(error),
                 });
+                reports.add_up(invocation.shared.estimate.sum());
             }
             Event::Reconcile(scope) => {
                 let invocation = self.invocation(request_id, deadline).await?;
                 Box::pin(reconcile::run(&invocation, scope, reports)).await;
+                reports.add_up(invocation.shared.estimate.sum());
                 reports.log_counts();
             }
         }

@@ -7,6 +7,7 @@ use serde::ser::{Error as _, SerializeMap};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use crate::copy::estimate::Sum;
 use crate::copy::report::{Outcome, Report};
 use crate::error::Error;
 use crate::job::{Job, Origin};
@@ -29,6 +30,7 @@ pub struct Reports {
     passing_error: Option<Error>,
     metrics: Metrics,
     cause: Cause,
+    sum: Option<Sum>,
 }
 
 /// What led to a report.
@@ -141,6 +143,11 @@ impl Reports {
         self.metrics.completed_run();
     }
 
+    /// Says what all that a dry run would copy comes to.
+    pub fn add_up(&mut self, sum: Option<Sum>) {
+        self.sum = sum;
+    }
+
     /// Whether one ended so.
     pub fn has(&self, outcome: Outcome) -> bool {
         self.counts.contains_key(&outcome)
@@ -182,7 +189,7 @@ impl Reports {
     }
 }
 
-/// One report as it is, several under the outcome that stands for all.
+/// One report as it is, several under the outcome that stands for all; after those of a dry run, what they come to.
 impl Serialize for Reports {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if let ([report], true) = (self.kept.as_slice(), self.left_out.is_empty()) {
@@ -193,6 +200,9 @@ impl Serialize for Reports {
         body.serialize_entry("reports", &self.kept)?;
         if !self.left_out.is_empty() {
             body.serialize_entry("left_out", &self.left_out)?;
+        }
+        if let Some(sum) = &self.sum {
+            body.serialize_entry("sum", sum)?;
         }
         body.end()
     }

@@ -27,7 +27,51 @@ fn lines(scenario: &Scenario) -> Vec<Value> {
         );
         value
     };
-    log.lines().map(line).collect()
+    let lines: Vec<Value> = log.lines().map(line).collect();
+    lines.iter().for_each(expect_embedded_metrics);
+    lines
+}
+
+/// What the format asks of a line that has metrics. (Amazon CloudWatch user guide, "Specification: Embedded metric format")
+fn expect_embedded_metrics(line: &Value) {
+    let Some(about) = line.get("_aws") else {
+        return;
+    };
+    assert!(about["Timestamp"].is_u64(), "{line}");
+    let directives = about["CloudWatchMetrics"].as_array().expect("directives");
+    for directive in directives {
+        let is_text = |value: &Value, limit: usize| {
+            value
+                .as_str()
+                .is_some_and(|text| (1..=limit).contains(&text.len()))
+        };
+        assert!(is_text(&directive["Namespace"], 1024), "{line}");
+        let sets = directive["Dimensions"].as_array().expect("dimension sets");
+        assert!(!sets.is_empty(), "{line}");
+        for key in sets.iter().flat_map(|set| set.as_array().expect("a set")) {
+            assert!(is_text(key, 250), "{line}");
+            let target = &line[key.as_str().unwrap_or_default()];
+            assert!(is_text(target, 1024), "{line}");
+        }
+        let metrics = directive["Metrics"].as_array().expect("metrics");
+        assert!((1..=100).contains(&metrics.len()), "{line}");
+        for metric in metrics {
+            assert!(is_text(&metric["Name"], 1024), "{line}");
+            let unit = metric["Unit"].as_str().unwrap_or("None");
+            assert!(
+                ["Count", "Bytes", "Seconds", "None"].contains(&unit),
+                "{line}"
+            );
+            let target = &line[metric["Name"].as_str().unwrap_or_default()];
+            let is_list = |values: &Vec<Value>| {
+                (1..=100).contains(&values.len()) && values.iter().all(Value::is_number)
+            };
+            assert!(
+                target.is_number() || target.as_array().is_some_and(is_list),
+                "{line}"
+            );
+        }
+    }
 }
 
 /// The metrics with this name, each with its dimensions and its values.
@@ -341,4 +385,46 @@ async fn a_scheduled_run_asks_when_each_token_expires() {
     // A run over a part is not a run that finds what was missed.
     assert_eq!(metrics(&scenario, "CompletedRuns"), []);
     assert!(lines(&scenario).iter().all(|line| line["level"] != "WARN"));
+}
+
+/// The values of one metric in one document are a hundred at most.
+#[tokio::test]
+async fn a_run_of_many_copies_has_metrics_of_all() {
+    let scenario = Scenario::start_with(&[JSON_LOG]).await;
+    let image = small_image();
+    for tag in 0..130 {
+        scenario.push(REPOSITORY, &format!("{tag}"), &image);
+    }
+    let reply = scenario.invoke(&json!({"reconcile": true})).await.reply();
+    assert_eq!(reply["outcome"], "copied", "{}", reply["outcome"]);
+    let seconds = metrics(&scenario, "Seconds");
+    let lengths: Vec<_> = seconds
+        .iter()
+        .map(|(_, values)| values.as_array().map(Vec::len))
+        .collect();
+    assert_eq!(lengths, [Some(100), Some(30)]);
+    let images = metrics(&scenario, "Images");
+    assert_eq!(images, [(json!({"Outcome": "copied"}), json!(130))]);
+}
+
+#[tokio::test]
+async fn a_dry_run_over_several_images_says_what_they_come_to() {
+    let rules = r#"[{"source":"acme/*","destination":["prod/{name}","test/{name}"]}]"#;
+    let scenario = Scenario::start_with(&[("RULES", rules)]).await;
+    scenario.ecr.create_repository("test/api");
+    let image = small_image();
+    let bytes: u64 = image.blobs.iter().map(|(_, blob)| blob.length()).sum();
+    for tag in ["1", "2"] {
+        scenario.push(REPOSITORY, tag, &image);
+    }
+    let event = json!({"reconcile": true, "dry_run": true});
+    let reply = scenario.invoke(&event).await.reply();
+    assert_eq!(reply["outcome"], "planned", "{reply}");
+    // Two tags in two repositories, each of which stores a blob once.
+    let sum = json!({"images": 4, "bytes": 2 * bytes, "monthly_usd": 0.01});
+    assert_eq!(reply["sum"], sum);
+
+    let event = json!({"source": "ghcr.io/acme/api:1", "destination": "prod/api", "dry_run": true});
+    let reply = scenario.invoke(&event).await.reply();
+    assert_eq!(reply.get("sum"), None, "one image has its own figures");
 }
