@@ -58,6 +58,11 @@ def test_the_linters_are_content(command):
     run(*command)
 
 
+def test_the_first_deployment_copies_nothing_until_somebody_says_so(template, resources):
+    assert template["Parameters"]["ScheduleState"]["Default"] == "DISABLED"
+    assert resources["CopyFunction"]["Properties"]["Events"]["Schedule"]["Properties"]["State"] == "ScheduleState"
+
+
 def test_the_public_function_may_only_read_its_secrets_and_hand_jobs_over(resources):
     assert actions(resources["WebhookRole"]) == {
         "sqs:SendMessage", "logs:CreateLogStream", "logs:PutLogEvents", "secretsmanager:GetSecretValue", "kms:Decrypt",
