@@ -137,16 +137,6 @@ def test_copies_leave_some_of_a_new_accounts_ten_invocations_to_the_webhook(temp
     assert scaling == {"MaximumConcurrency": "MaximumConcurrency"}
 
 
-def test_every_alarm_clears_once_its_cause_is_gone(resources):
-    alarms = [resource["Properties"] for resource in resources.values() if resource["Type"] == "AWS::CloudWatch::Alarm"]
-    assert len(alarms) == 9
-    # A sum, or the depth or age of a queue, goes back to nothing; and where nothing is reported, nothing is wrong.
-    assert {alarm["Statistic"] for alarm in alarms} == {"Sum", "Maximum"}
-    assert {alarm["MetricName"] for alarm in alarms if alarm["Statistic"] == "Maximum"} == {
-        "ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"}
-    assert {alarm["TreatMissingData"] for alarm in alarms} == {"notBreaching"}
-
-
 def test_a_webhook_that_is_answered_429_raises_an_alarm(resources):
     log = resources["WebhookApi"]["Properties"]["AccessLogSettings"]
     line = json.loads(re.sub(r"\$context\.([A-Za-z.]+)", r"\1", log["Format"]))
