@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use self::expiry::Expiries;
+pub use self::expiry::Grant;
 use self::versions::Lists;
 pub use self::versions::Named;
 use crate::error::{Error, Kind, Result};
@@ -88,6 +89,7 @@ struct Call<'a> {
 struct Answer<T> {
     body: T,
     next: Result<Option<Url>, UntrustedLink>,
+    grant: Grant,
 }
 
 /// A page of the list of packages.
@@ -181,11 +183,19 @@ impl GitHub {
     }
 
     /// Lets GitHub say when a token expires, in an answer that counts for no rate limit.
+    ///
+    /// # Errors
+    /// As [`GitHub::grant`].
+    pub async fn ask_expiry(&self, token: &Token) -> Result<()> {
+        self.grant(token).await.map(|_| ())
+    }
+
+    /// What GitHub says of a token: its scopes, and when it expires; in an answer that counts for no rate limit.
     /// (GitHub's documentation, "REST API endpoints for rate limits")
     ///
     /// # Errors
     /// [`Error::Api`]: the token is not accepted, or GitHub can't be asked.
-    pub async fn ask_expiry(&self, token: &Token) -> Result<()> {
+    pub async fn grant(&self, token: &Token) -> Result<Grant> {
         let call = Call {
             operation: "look at token",
             subject: &token.secret_id,
@@ -195,8 +205,8 @@ impl GitHub {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("rate_limit");
         }
-        self.get::<serde::de::IgnoredAny>(&call, url).await?;
-        Ok(())
+        let answer = self.get::<serde::de::IgnoredAny>(&call, url).await?;
+        Ok(answer.grant)
     }
 
     /// What is known of `digest` in `package`, written as `owner/name`; `None` if it is not among the newest thousand versions.
@@ -333,8 +343,9 @@ impl GitHub {
         if response.status() != StatusCode::OK {
             return Err(refusal::of(response, call).await);
         }
+        let grant = Grant::read(response.headers());
         if let Some(token) = call.token {
-            self.expiries.note(token, response.headers());
+            self.expiries.note(token, &grant);
         }
         let next = next_page(response.headers(), &url);
         let body = limited_body(response, PAGE_LIMIT)
@@ -343,7 +354,7 @@ impl GitHub {
         // What the parser says of a body quotes it.
         let body = serde_json::from_slice(&body)
             .map_err(|_| call.transient("the answer is not the JSON that was expected".into()))?;
-        Ok(Answer { body, next })
+        Ok(Answer { body, next, grant })
     }
 }
 

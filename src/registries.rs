@@ -117,14 +117,40 @@ impl Registries {
             })
         });
         let name = &destination.repository;
-        // The ECR API knows nothing of other registries. One without TLS stands in for ECR, on the same machine.
-        let is_ecr = ecr_region(&registry.host()).is_some() || registry.is_plain_http();
-        let immutability = is_ecr.then(|| self.immutabilities.of(&registry.host(), name));
         let http = self.http.clone();
         let repository = Repository::destination(http, registry, name, credentials, budget);
-        Ok(match immutability {
-            Some(immutability) => repository.with_immutability(immutability),
-            None => repository,
+        // The ECR API knows nothing of other registries.
+        Ok(match repository.is_in_ecr() {
+            true => {
+                let immutability = self.immutabilities.of(repository.host(), name);
+                repository.with_immutability(immutability)
+            }
+            false => repository,
+        })
+    }
+
+    /// Asks ECR for the authorization in the function's own Region, and gives the host of the registry there.
+    ///
+    /// # Errors
+    /// [`Error::Api`] names the Region.
+    pub async fn authorize(&self) -> Result<String> {
+        let authorization = self
+            .ecr
+            .authorization(None, Freshness::AfterRefusal)
+            .await?;
+        Ok(authorization.registry.host())
+    }
+
+    /// The token in `token_secret_id`, read again.
+    ///
+    /// # Errors
+    /// Names the secret, never its value.
+    pub async fn token(&self, token_secret_id: &str) -> Result<Token> {
+        let freshness = Freshness::AfterRefusal;
+        let (text, _) = self.secrets.ghcr_token(token_secret_id, freshness).await?;
+        Ok(Token {
+            secret_id: token_secret_id.to_owned(),
+            text,
         })
     }
 

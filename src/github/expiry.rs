@@ -1,4 +1,4 @@
-//! When tokens expire: GitHub says it in each answer to a token that has an end.
+//! What a token may do, and when it expires: GitHub says it in each answer to a token.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,17 +13,43 @@ use crate::token::Token;
 /// (GitHub changelog, 2021-07-26, "Expiration options for personal access tokens")
 const HEADER: &str = "github-authentication-token-expiration";
 
+/// The scopes of a classic token or of an OAuth token, with commas between them. A fine-grained token and one of an app have no
+/// scopes, and the answers to them no such header.
+/// (GitHub documentation, "Scopes for OAuth apps", "Headers")
+const SCOPES_HEADER: &str = "x-oauth-scopes";
+
+/// What GitHub says of a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Its scopes; `None` if its kind has none.
+    pub scopes: Option<Vec<String>>,
+    /// When it expires; `None` if it has no end.
+    pub expires_at: Option<SystemTime>,
+}
+
+impl Grant {
+    pub(super) fn read(headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let scopes = |text: &str| {
+            let scopes = text.split(',').map(|scope| scope.trim().to_owned());
+            scopes.filter(|scope| !scope.is_empty()).collect()
+        };
+        Grant {
+            scopes: text(SCOPES_HEADER).map(scopes),
+            expires_at: text(HEADER).and_then(time::parse_with_zone),
+        }
+    }
+}
+
 /// What GitHub said last of each token, by the id of the secret that holds it.
 #[derive(Default)]
 pub(super) struct Expiries(Mutex<BTreeMap<String, Option<SystemTime>>>);
 
 impl Expiries {
     /// Takes over what an answer to this token says.
-    pub(super) fn note(&self, token: &Token, headers: &HeaderMap) {
-        let text = headers.get(HEADER).and_then(|value| value.to_str().ok());
-        let expires_at = text.and_then(time::parse_with_zone);
+    pub(super) fn note(&self, token: &Token, grant: &Grant) {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.insert(token.secret_id.clone(), expires_at);
+        noted.insert(token.secret_id.clone(), grant.expires_at);
     }
 
     pub(super) fn all(&self) -> BTreeMap<String, Option<SystemTime>> {
