@@ -7,8 +7,10 @@ use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::aws::events::EventBus;
 use crate::aws::queue::Queue;
 use crate::aws::secrets::Secrets;
+use crate::check::{self, Check, Checklist};
 use crate::config::Settings;
 use crate::copier::Copier;
 use crate::copy::Shared;
@@ -41,6 +43,8 @@ pub struct App {
     pub secrets: Arc<Secrets>,
     /// Without a queue, every job is copied in the invocation that asks for it.
     pub queue: Option<Queue>,
+    /// The bus that is told of images, if there is one.
+    pub event_bus: Option<Arc<EventBus>>,
 }
 
 /// What an invocation is answered with.
@@ -51,6 +55,8 @@ pub enum Reply {
     Json(Value),
     /// What happened, for whoever invoked the function itself.
     Reports(Box<Reports>),
+    /// What was tested, for whoever asked for it.
+    Checklist(Checklist),
 }
 
 impl App {
@@ -113,6 +119,18 @@ impl App {
                     Err(error) => failed(error),
                 });
                 reports.result().map(Box::new).map(Reply::Reports)
+            }
+            Event::Check => {
+                let check = Check {
+                    settings: &self.settings,
+                    rules: &self.rules,
+                    copier: &self.copier,
+                    secrets: &self.secrets,
+                    queue: self.queue.as_ref(),
+                    event_bus: self.event_bus.as_deref(),
+                    deadline,
+                };
+                Ok(Reply::Checklist(Box::pin(check::run(&check)).await))
             }
             Event::Reconcile(scope) => {
                 let invocation = self.invocation(request_id, deadline).await?;

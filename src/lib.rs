@@ -24,6 +24,7 @@
 //! | [`worker`] | the queue's messages, and their fate |
 //! | [`event`] | JSON in: a closed set of events, GitHub's signature and payload |
 //! | [`reconcile`] | a scheduled run: from rules to tags that differ |
+//! | [`check`] | whether everything is as a deployment needs it: a checklist with remedies |
 //! | [`reports`] | JSON out: what happened, in the log and in the reply |
 //! | [`invocation`] | what one invocation works with: jobs are copied at once, or enqueued |
 //! | [`copier`] | one job, from its references to its reports |
@@ -73,6 +74,8 @@ pub mod worker;
 pub mod event;
 
 pub mod reconcile;
+
+pub mod check;
 
 pub mod reports;
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ghcr_to_ecr::aws::ecr::Ecr;
+use ghcr_to_ecr::aws::events::EventBus;
 use ghcr_to_ecr::aws::queue::Queue;
 use ghcr_to_ecr::aws::repositories::RepositoryApi;
 use ghcr_to_ecr::aws::secrets::Secrets;
@@ -45,6 +46,8 @@ async fn start() -> Result<App, Error> {
         let dead_letter_url = settings.dead_letter_queue_url.clone();
         Queue::new(&configuration, url, dead_letter_url)
     });
+    let event_bus = settings.event_bus.clone();
+    let event_bus = event_bus.map(|name| Arc::new(EventBus::new(&configuration, name)));
     let repository_api = Arc::new(RepositoryApi::new(&configuration));
     Ok(App {
         rules: RulesInForce::new(&mut settings, secrets.clone()).await?,
@@ -61,6 +64,7 @@ async fn start() -> Result<App, Error> {
         },
         secrets,
         queue,
+        event_bus,
         settings,
     })
 }

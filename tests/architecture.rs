@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 34] = [
+const IMPORTS: [(&str, &[&str]); 35] = [
     (
         "main",
         &[
@@ -27,6 +27,7 @@ const IMPORTS: [(&str, &[&str]); 34] = [
         "handler",
         &[
             "aws",
+            "check",
             "config",
             "copier",
             "copy",
@@ -94,6 +95,27 @@ const IMPORTS: [(&str, &[&str]); 34] = [
             "repositories",
             "retry",
             "rules",
+            "token",
+        ],
+    ),
+    (
+        "check",
+        &[
+            "aws",
+            "config",
+            "copier",
+            "deadline",
+            "destination",
+            "error",
+            "github",
+            "kept",
+            "manifest",
+            "reference",
+            "registry",
+            "repositories",
+            "retry",
+            "rules",
+            "rules_in_force",
             "token",
         ],
     ),
@@ -236,11 +258,12 @@ const IMPORTS: [(&str, &[&str]); 34] = [
 const ENGINE: [&str; 2] = ["copy", "referrers"];
 
 /// The triggers' ring, the settings and AWS, which the engine must not know.
-const OUTSIDE_THE_ENGINE: [&str; 11] = [
+const OUTSIDE_THE_ENGINE: [&str; 12] = [
     "handler",
     "worker",
     "event",
     "reconcile",
+    "check",
     "reports",
     "invocation",
     "copier",

@@ -1,6 +1,7 @@
 //! GitHub's REST API for packages: the container packages of an owner, and the versions of a package.
 //! (GitHub documentation, "REST API endpoints for packages", "Using pagination in the REST API", "Rate limits for the REST API")
 
+mod grant;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,7 @@ struct State {
     url: String,
     owners: Vec<Owner>,
     accepted_tokens: BTreeSet<String>,
+    grant: grant::Grant,
     /// The login of the account that the tokens belong to.
     token_owner: String,
     requests_left: usize,
@@ -119,6 +121,7 @@ impl GitHub {
             url: String::new(),
             owners: Vec::new(),
             accepted_tokens: BTreeSet::from([Ghcr::TOKEN.into()]),
+            grant: grant::Grant::default(),
             token_owner: MACHINE_ACCOUNT.into(),
             requests_left: RATE_LIMIT,
             exhausted: None,
@@ -310,6 +313,13 @@ impl State {
         if !self.accepted_tokens.contains(token) {
             return error(401, "Bad credentials");
         }
+        let mut answer = self.admitted(method, uri);
+        self.grant.tell(&mut answer);
+        answer
+    }
+
+    /// The answer to a token that is accepted.
+    fn admitted(&mut self, method: &Method, uri: &Uri) -> Reply {
         if let (times @ 1.., retry_after) = self.secondary_limit {
             self.secondary_limit = (times - 1, retry_after);
             return secondary_refusal(retry_after);
@@ -323,6 +333,10 @@ impl State {
             status: 403,
             reset: now + 3600,
         };
+        if uri.path() == "/rate_limit" {
+            let exhausted = self.exhausted.as_ref();
+            return grant::rate_limit(self.requests_left, exhausted, in_an_hour.reset);
+        }
         if self.requests_left == 0 {
             self.exhausted.get_or_insert(in_an_hour);
         }
@@ -569,7 +583,11 @@ fn time(pushes: usize) -> String {
 
 /// The time so long ago, as GitHub writes it.
 pub fn ago(duration: Duration) -> String {
-    let seconds = seconds(SystemTime::now() - duration);
+    iso_8601(SystemTime::now() - duration)
+}
+
+fn iso_8601(time: SystemTime) -> String {
+    let seconds = seconds(time);
     let (mut days, time) = (seconds / 86_400, seconds % 86_400);
     let is_leap = |year: u64| {
         year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
