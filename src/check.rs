@@ -16,7 +16,6 @@ mod secrets;
 mod token;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, future, stream};
@@ -117,7 +116,8 @@ impl Check<'_> {
         let listings = Listings::default();
         let of_rules = rules.iter().map(|rule| self.rule(&rules, rule, &listings));
         let of_rules = side_by_side(of_rules, RULES);
-        let (tokens, of_rules) = future::join(self.tokens(&rules), of_rules).await;
+        let tokens = self.read_tokens(&rules).await;
+        let (tokens, of_rules) = future::join(self.tokens(&rules, &tokens), of_rules).await;
         lines.extend(tokens);
         lines.extend(of_rules);
         lines
@@ -186,9 +186,4 @@ fn named(names: &[String]) -> String {
         0 => first,
         more => format!("{first} and {more} more"),
     }
-}
-
-/// Whole days.
-fn days(duration: Duration) -> u64 {
-    duration.as_secs() / (24 * 60 * 60)
 }

@@ -68,14 +68,19 @@ impl Registries {
         if sources.len() >= SOURCES_LIMIT && !sources.contains_key(&key) {
             sources.clear();
         }
-        let repository = sources.entry(key).or_insert_with(|| {
-            let credentials = self
-                .token_id(token_secret_id)
-                .map(|id| self.ghcr_credentials(id));
-            let registry = self.source_registry.clone();
-            Repository::source(self.http.clone(), registry, package, credentials)
-        });
+        let repository = sources
+            .entry(key)
+            .or_insert_with(|| self.new_source(package, token_secret_id));
         repository.clone().observed()
+    }
+
+    /// As [`Registries::source`], but without the authorization that is kept, so that it shows whether a new one can be had.
+    pub fn new_source(&self, package: &str, token_secret_id: Option<&str>) -> Repository {
+        let credentials = self
+            .token_id(token_secret_id)
+            .map(|id| self.ghcr_credentials(id));
+        let registry = self.source_registry.clone();
+        Repository::source(self.http.clone(), registry, package, credentials)
     }
 
     /// A repository to write to, observed by an observer of its own: on the registry that the destination names, else on the
@@ -129,15 +134,12 @@ impl Registries {
         })
     }
 
-    /// Asks ECR for the authorization in the function's own Region, and gives the host of the registry there.
+    /// Asks ECR anew for the authorization in the function's own Region, and gives the host of the registry there.
     ///
     /// # Errors
     /// [`Error::Api`] names the Region.
     pub async fn authorize(&self) -> Result<String> {
-        let authorization = self
-            .ecr
-            .authorization(None, Freshness::AfterRefusal)
-            .await?;
+        let authorization = self.ecr.authorization(None, Freshness::Anew).await?;
         Ok(authorization.registry.host())
     }
 
@@ -146,7 +148,7 @@ impl Registries {
     /// # Errors
     /// Names the secret, never its value.
     pub async fn token(&self, token_secret_id: &str) -> Result<Token> {
-        let freshness = Freshness::AfterRefusal;
+        let freshness = Freshness::Anew;
         let (text, _) = self.secrets.ghcr_token(token_secret_id, freshness).await?;
         Ok(Token {
             secret_id: token_secret_id.to_owned(),

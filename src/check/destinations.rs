@@ -85,12 +85,11 @@ impl Check<'_> {
         repository: &Repository,
         refusal: &Error,
     ) -> Vec<Line> {
+        let absent = format!("{}/{} does not exist", repository.host(), repository.name());
         let managed = rule.repository().filter(|managed| managed.create);
         if let Some(managed) = managed {
             let detail = format!(
-                "{}/{} does not exist; the rule's `repository.create` makes it at the first copy (the rights to create and to push are not tested)",
-                repository.host(),
-                repository.name()
+                "{absent}; the rule's `repository.create` makes it at the first copy (the rights to create and to push are not tested)"
             );
             let mut lines = vec![Line::ok(check, detail)];
             if let Some(mutability) = &managed.settings.tag_mutability {
@@ -103,20 +102,18 @@ impl Check<'_> {
             Ok(Some(_)) => Line::ok(
                 check,
                 format!(
-                    "{}/{} does not exist; ECR's creation template makes it at the first push (the right to push is not tested, as that would make it)",
-                    repository.host(),
-                    repository.name()
+                    "{absent}; ECR's creation template makes it at the first push (the right to push is not tested, as that would make it)"
                 ),
             ),
-            Ok(None) => Line::of_error(check, refusal),
-            Err(error) if error.kind() == Kind::Denied => {
-                let line = Line::of_error(check, refusal);
-                let remedy = format!(
+            Ok(None) => Line::failed(check, absent, refusal.advice()),
+            Err(error) if error.kind() == Kind::Denied => Line::failed(
+                check,
+                absent,
+                format!(
                     "{}; unless ECR has a creation template for it, which the role may not look at (ecr:DescribeRepositoryCreationTemplates)",
-                    line.remedy
-                );
-                Line { remedy, ..line }
-            }
+                    refusal.advice()
+                ),
+            ),
             Err(error) => Line::of_error(check, &error),
         }]
     }

@@ -94,7 +94,7 @@ impl Check<'_> {
             );
             return (vec![line], None);
         }
-        let detail = format!("{} of {all} are this rule's", of_rule.len());
+        let detail = format!("this rule's: {} of {all}", of_rule.len());
         let mut lines = vec![Line::ok(check, detail)];
         let (of_sample, sample) = self.sample(rule, &of_rule).await;
         lines.extend(of_sample);
@@ -118,7 +118,7 @@ impl Check<'_> {
     async fn package(&self, rule: &Rule, package: String) -> (Vec<Line>, Option<Sample>) {
         let check = format!("package {package}");
         let registries = &self.copier.registries;
-        let source = registries.source(&package, rule.token_secret_id());
+        let source = registries.new_source(&package, rule.token_secret_id());
         let tags = retry(source.observer(), || source.tags());
         let found = match self.deadline.bound(tags).await {
             Ok(tags) => tags,

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Line, Status, days};
+use super::{Line, Status};
 use crate::github::Grant;
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A token that expires sooner is to be replaced now.
-const NOTICE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+const NOTICE: Duration = Duration::from_secs(14 * DAY.as_secs());
 
 /// Scopes with which packages can be read. (GitHub documentation, "About permissions for GitHub Packages")
 const READING: [&str; 2] = ["read:packages", "write:packages"];
@@ -123,7 +125,7 @@ fn judge_expiry(expires_at: Option<SystemTime>, now: SystemTime) -> (Status, Str
                 true => Status::Warning,
                 false => Status::Ok,
             };
-            let text = match days(left) {
+            let text = match left.as_secs() / DAY.as_secs() {
                 0 => "expires within a day".to_owned(),
                 1 => "expires in 1 day".to_owned(),
                 days => format!("expires in {days} days"),
@@ -137,8 +139,6 @@ fn judge_expiry(expires_at: Option<SystemTime>, now: SystemTime) -> (Status, Str
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
     fn line(token: &str, scopes: Option<&[&str]>, expires_at: Option<SystemTime>) -> Line {
         let grant = Grant {

@@ -365,3 +365,33 @@ async fn no_line_shows_a_secret_that_is_echoed() {
         assert!(!said.contains(secret), "{secret} was printed");
     }
 }
+
+/// Whoever has put something right asks again at once, and whoever has broken something too.
+#[tokio::test]
+async fn a_warm_process_looks_anew() {
+    let scenario = healthy().await;
+    assert_eq!(check(&scenario).await["outcome"], "current");
+    let not_ok = async || {
+        let lines = lines(&check(&scenario).await).into_iter();
+        let not_ok = lines.filter(|line| line.1 != "ok");
+        not_ok.map(|line| line.0).collect::<Vec<_>>()
+    };
+    scenario.ghcr.accept_tokens(&[]);
+    assert_eq!(not_ok().await, ["package acme/api", "package acme/worker"]);
+    scenario.ghcr.accept_tokens(&[Ghcr::TOKEN, "ghp_new"]);
+    for (token, expected) in [
+        (
+            "ghp_revoked",
+            &["token in ghcr/acme", "package acme/api"][..],
+        ),
+        ("ghp_new", &["token in ghcr/acme"]),
+        (Ghcr::TOKEN, &[]),
+    ] {
+        scenario.aws.put_secret("ghcr/acme", token);
+        assert_eq!(not_ok().await, expected, "{token}");
+    }
+    scenario.aws.put_secret("webhook-secret", "short");
+    assert_eq!(not_ok().await, ["secret webhook-secret"]);
+    scenario.aws.deny("GetAuthorizationToken");
+    assert!(not_ok().await.contains(&"authorization".to_owned()));
+}
