@@ -33,6 +33,7 @@ mod mounting;
 mod outages;
 mod payloads;
 mod properties;
+mod proxy;
 mod prune;
 mod pushes;
 mod queue;
