@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use futures_util::{FutureExt, future};
-use secrecy::SecretString;
 
 use crate::copy::report::{Report, Subject};
 use crate::copy::{Copy, Gate, Shared, Target};
@@ -25,6 +24,7 @@ use crate::registry::Repository;
 use crate::repositories::Repositories;
 use crate::retry::Retry;
 use crate::rules::{Rule, Rules, not_an_image};
+use crate::token::Token;
 
 /// So often GitHub is asked again for the other tags of a push. A stalled answer takes fifteen seconds each time.
 const LOOKUP_RETRIES: usize = 2;
@@ -213,13 +213,12 @@ impl Copier {
         let Some(min_age) = rule.min_age() else {
             return Ok(None);
         };
-        let created_at = self.registries.with_token(
-            rule.token_secret_id(),
-            |token: Option<SecretString>| async move {
-                let token = token.ok_or_else(|| without_token(package))?;
-                persistently(|| self.github.created_at(Some(&token), package, named)).await
-            },
-        );
+        let created_at =
+            self.registries
+                .with_token(rule.token_secret_id(), |token: Option<Token>| async move {
+                    let token = token.ok_or_else(|| without_token(package))?;
+                    persistently(|| self.github.created_at(Some(&token), package, named)).await
+                });
         Ok(match created_at.await? {
             Some(created_at) => min_age.refusal(created_at, SystemTime::now()),
             None => Some(min_age.refusal_of_unknown("it does not list the version with a time")),

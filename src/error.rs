@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 /// What an error means to the code that has to react to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Kind {
     /// The event, a setting or the image itself can't be processed; trying again changes nothing.
     Invalid,

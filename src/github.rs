@@ -4,24 +4,28 @@
 //! A list is complete or an error: with a part of it, the wrong images would be copied, or the right ones deleted.
 //! (GitHub's documentation: "REST API endpoints for packages", "Using pagination in the REST API", "Rate limits for the REST API")
 
+mod expiry;
 mod refusal;
 mod time;
 mod versions;
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderValue};
 use reqwest::{Client, Response, StatusCode};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use self::expiry::Expiries;
 use self::versions::Lists;
 pub use self::versions::Named;
 use crate::error::{Error, Kind, Result};
 use crate::link::{UntrustedLink, next_page};
 use crate::manifest::Digest;
+use crate::token::Token;
 
 /// Items of a page, the most that GitHub gives at once.
 const PAGE_SIZE: &str = "100";
@@ -53,6 +57,7 @@ pub struct GitHub {
     api: Url,
     timeout: Duration,
     lists: Lists,
+    expiries: Expiries,
 }
 
 /// What GitHub knows of one digest of a package.
@@ -77,7 +82,7 @@ enum Account<'a> {
 struct Call<'a> {
     operation: &'static str,
     subject: &'a str,
-    token: Option<&'a SecretString>,
+    token: Option<&'a Token>,
 }
 
 struct Answer<T> {
@@ -126,6 +131,7 @@ impl GitHub {
             api,
             timeout: TIMEOUT,
             lists: Lists::default(),
+            expiries: Expiries::default(),
         }
     }
 
@@ -134,7 +140,7 @@ impl GitHub {
     /// # Errors
     /// [`Error::Api`]: the owner is unknown, the token may not list packages, a rate limit is reached
     /// ([`Error::retry_after`] tells for how long), or the list can't be read to its end.
-    pub async fn packages(&self, token: Option<&SecretString>, owner: &str) -> Result<Vec<String>> {
+    pub async fn packages(&self, token: Option<&Token>, owner: &str) -> Result<Vec<String>> {
         let call = Call {
             operation: "list packages",
             subject: owner,
@@ -169,13 +175,47 @@ impl GitHub {
         }
     }
 
+    /// When tokens expire, by the id of the secret that holds each, as GitHub said last; `None` for one without an end.
+    pub fn expiries(&self) -> BTreeMap<String, Option<SystemTime>> {
+        self.expiries.all()
+    }
+
+    /// Whether GitHub has answered this token since `begin`.
+    pub fn has_spoken_of(&self, token: &Token, begin: SystemTime) -> bool {
+        self.expiries.has_spoken_of(token, begin)
+    }
+
+    /// When the first of the tokens expires that GitHub has spoken of.
+    pub fn next_expiry(&self) -> Option<SystemTime> {
+        self.expiries().into_values().flatten().min()
+    }
+
+    /// Lets GitHub say when a token expires, in an answer that counts for no rate limit.
+    /// (GitHub's documentation, "REST API endpoints for rate limits")
+    ///
+    /// # Errors
+    /// [`Error::Api`]: the token is not accepted, or GitHub can't be asked.
+    pub async fn ask_expiry(&self, token: &Token) -> Result<()> {
+        let call = Call {
+            operation: "look at token",
+            subject: &token.secret_id,
+            token: Some(token),
+        };
+        let mut url = self.api.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("rate_limit");
+        }
+        self.get::<serde::de::IgnoredAny>(&call, url).await?;
+        Ok(())
+    }
+
     /// What is known of `digest` in `package`, written as `owner/name`; `None` if it is not among the newest thousand versions.
     ///
     /// # Errors
     /// As [`GitHub::packages`].
     pub async fn version_of(
         &self,
-        token: Option<&SecretString>,
+        token: Option<&Token>,
         package: &str,
         digest: &Digest,
     ) -> Result<Option<Version>> {
@@ -289,10 +329,10 @@ impl GitHub {
             .header(ACCEPT, "application/vnd.github+json")
             .header("X-GitHub-Api-Version", "2022-11-28");
         if let Some(token) = call.token {
-            let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose_secret()))
-                .map_err(|_| {
-                    Error::Internal("the token can't be written as a header".to_owned())
-                })?;
+            let mut bearer =
+                HeaderValue::try_from(format!("Bearer {}", token.text.expose_secret())).map_err(
+                    |_| Error::Internal("the token can't be written as a header".to_owned()),
+                )?;
             bearer.set_sensitive(true);
             request = request.header(AUTHORIZATION, bearer);
         }
@@ -300,6 +340,9 @@ impl GitHub {
             .send()
             .await
             .map_err(|error| call.transient(broken(error)))?;
+        if let Some(token) = call.token {
+            self.expiries.note(token, &response);
+        }
         if response.status() != StatusCode::OK {
             return Err(refusal::of(response, call).await);
         }
@@ -397,7 +440,10 @@ mod tests {
         let server = support::github::GitHub::start().await;
         server.put_organization("acme");
         server.put_version("acme", "api", "sha256:none", &[]);
-        let token = SecretString::from(Ghcr::TOKEN);
+        let token = Token {
+            secret_id: "ghcr-token".to_owned(),
+            text: Ghcr::TOKEN.into(),
+        };
         let api = Url::parse(&server.server.url()).unwrap();
         let http = Client::builder().user_agent("tests").build().unwrap();
         let impatient = GitHub {

@@ -20,8 +20,9 @@ use crate::event::{Event, HttpRequest, batch_reply};
 use crate::invocation::Invocation;
 use crate::job::Origin;
 use crate::kept::Freshness;
+use crate::publisher::Publisher;
 use crate::reconcile;
-use crate::reports::Reports;
+use crate::reports::{Cause, Reports};
 use crate::rules_in_force::RulesInForce;
 use crate::worker;
 
@@ -41,6 +42,8 @@ pub struct App {
     pub secrets: Arc<Secrets>,
     /// Without a queue, every job is copied in the invocation that asks for it.
     pub queue: Option<Queue>,
+    /// Tells the event bus, if there is one.
+    pub publisher: Option<Publisher>,
 }
 
 /// What an invocation is answered with.
@@ -75,36 +78,60 @@ impl App {
     async fn answer(&self, payload: Value, request_id: &str, deadline: Deadline) -> Result<Reply> {
         let event = Event::read(payload).inspect_err(|error| tracing::error!(%error))?;
         let mut reports = Reports::default();
+        let done = Box::pin(self.act(&event, request_id, deadline, &mut reports)).await;
+        reports.log_metrics(self.copier.github.next_expiry());
+        let returned = done?;
+        match event {
+            Event::Http(request) => request.reply(&reports).map(Reply::Json),
+            Event::Queue(_) => batch_reply(returned).map(Reply::Json),
+            Event::GitHub(_) | Event::Direct(_) => {
+                reports.result().map(Box::new).map(Reply::Reports)
+            }
+            Event::Reconcile(scope) => match reports.passing_error() {
+                // A dry run that is repeated begins anew, and gets no further: what it has found is the answer.
+                Some(Error::Deadline) if scope.dry_run => Ok(Reply::Reports(Box::new(reports))),
+                Some(error) => Err(error.clone()),
+                None => Ok(Reply::Reports(Box::new(reports))),
+            },
+        }
+    }
+
+    /// Does what an event asks for. Gives the ids of messages that come back.
+    async fn act(
+        &self,
+        event: &Event,
+        request_id: &str,
+        deadline: Deadline,
+        reports: &mut Reports,
+    ) -> Result<Vec<String>> {
         match event {
             Event::Http(request) => {
                 let deadline = match self.queue {
                     Some(_) => deadline.within(WEBHOOK_PATIENCE),
                     None => deadline,
                 };
-                let answer = Box::pin(self.webhook(&request, request_id, deadline)).await;
+                reports.caused_by(pushed(Origin::Webhook, &request.delivery_id));
+                let answer = Box::pin(self.webhook(request, request_id, deadline)).await;
                 reports.extend(answer.unwrap_or_else(failed));
-                request.reply(&reports).map(Reply::Json)
             }
             Event::Queue(messages) => {
-                let invocation = self.invocation(request_id, deadline).await;
-                let returned = match invocation {
-                    Ok(invocation) => Box::pin(worker::process(&invocation, &messages)).await,
-                    Err(error) => {
-                        worker::return_all(self.queue.as_ref(), &messages, &error, deadline).await
+                return Ok(match self.invocation(request_id, deadline).await {
+                    Ok(mut invocation) => {
+                        invocation.is_repeated = true;
+                        Box::pin(worker::process(&invocation, messages, reports)).await
                     }
-                };
-                batch_reply(returned).map(Reply::Json)
+                    Err(error) => {
+                        worker::return_all(self.queue.as_ref(), messages, &error, deadline).await
+                    }
+                });
             }
             Event::GitHub(event) => {
                 let invocation = self.invocation(request_id, deadline).await?;
                 let delivery = event.delivery(&self.settings.event_sources);
-                let options = (Origin::Bus, event.id);
-                reports.extend(
-                    self.deliver(delivery, options, &invocation)
-                        .await
-                        .unwrap_or_else(failed),
-                );
-                reports.result().map(Box::new).map(Reply::Reports)
+                reports.caused_by(pushed(Origin::Bus, &event.id));
+                let options = (Origin::Bus, event.id.clone());
+                let delivered = self.deliver(delivery, options, &invocation).await;
+                reports.extend(delivered.unwrap_or_else(failed));
             }
             Event::Direct(direct) => {
                 let invocation = self.invocation(request_id, deadline).await?;
@@ -112,18 +139,16 @@ impl App {
                     Ok(jobs) => invocation.copy_all(jobs).await,
                     Err(error) => failed(error),
                 });
-                reports.result().map(Box::new).map(Reply::Reports)
+                reports.add_up(invocation.shared.estimate.sum());
             }
             Event::Reconcile(scope) => {
                 let invocation = self.invocation(request_id, deadline).await?;
-                Box::pin(reconcile::run(&invocation, &scope, &mut reports)).await;
+                Box::pin(reconcile::run(&invocation, scope, reports)).await;
+                reports.add_up(invocation.shared.estimate.sum());
                 reports.log_counts();
-                match reports.passing_error() {
-                    Some(error) => Err(error.clone()),
-                    None => Ok(Reply::Reports(Box::new(reports))),
-                }
             }
         }
+        Ok(Vec::new())
     }
 
     async fn invocation(&self, request_id: &str, deadline: Deadline) -> Result<Invocation<'_>> {
@@ -134,6 +159,8 @@ impl App {
             copier: &self.copier,
             rules: deadline.bound(self.rules.get()).await?,
             queue: self.queue.as_ref(),
+            publisher: self.publisher.as_ref(),
+            is_repeated: false,
             shared: Shared::new(deadline, self.settings.blob_concurrency),
             // Lambda repeats a failed invocation under the same request id.
             nonce: format!("{request_id} {}", now.as_nanos()),
@@ -216,6 +243,15 @@ fn for_anybody(error: Error) -> Error {
         detail: "the webhook's secret can't be read".to_owned(),
         advice: "the function's log says why",
         retry_after: None,
+    }
+}
+
+/// What led to the reports of a push that GitHub tells of now.
+fn pushed(origin: Origin, delivery: &Option<String>) -> Cause {
+    Cause {
+        origin: Some(origin),
+        delivery: delivery.clone(),
+        announced_at: Some(SystemTime::now()),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::copy::Shared;
 use crate::copy::report::{Outcome, Report};
 use crate::error::{Error, Kind};
 use crate::job::Job;
+use crate::publisher::Publisher;
 use crate::rules::Rules;
 
 /// Copies under way at once in one invocation. The blobs of all of them share one limit.
@@ -23,6 +24,10 @@ pub struct Invocation<'a> {
     pub rules: Arc<Rules>,
     /// Without a queue, every job is copied in the invocation that asks for it.
     pub queue: Option<&'a Queue>,
+    /// Tells the event bus, if there is one.
+    pub publisher: Option<&'a Publisher>,
+    /// Whether what fails now is tried again, so that a failure is no news yet.
+    pub is_repeated: bool,
     /// What its copies share, its deadline among that.
     pub shared: Shared,
     /// Tells this invocation from every other one, a repetition of the same event included.
@@ -41,6 +46,7 @@ impl Invocation<'_> {
     /// One copy, and those that follow from it.
     pub async fn copy(&self, job: &Job) -> Vec<Report> {
         let mut reports = self.copier.copy(job, &self.rules, &self.shared).await;
+        self.publish(job, &mut reports).await;
         let is_cut = reports
             .iter()
             .any(|report| report.outcome == Outcome::Deferred);
@@ -50,6 +56,38 @@ impl Invocation<'_> {
             reports.extend(others);
         }
         reports
+    }
+
+    /// Tells the event bus what became of a job. What it does not take is a warning: the copy stays what it is.
+    async fn publish(&self, job: &Job, reports: &mut [Report]) {
+        let Some(publisher) = self.publisher else {
+            return;
+        };
+        let published = async {
+            publisher.copied(job, reports).await?;
+            match self.is_repeated {
+                true => Ok(()),
+                false => publisher.failed(job, reports).await,
+            }
+        };
+        let deadline = self.shared.deadline;
+        if let Err(error) = deadline.bound_settling(published).await {
+            tracing::warn!(%error, "the event bus was not told");
+            if let Some(report) = reports.iter_mut().find(|it| it.figures.is_some()) {
+                report.warn(format!("the event bus was not told: {error}"));
+            }
+        }
+    }
+
+    /// Tells the event bus what failed for good of the jobs of a message, which were asked for together.
+    pub async fn publish_failed(&self, jobs: &[Job], reports: &[Report]) {
+        let (Some(publisher), Some(job)) = (self.publisher, jobs.first()) else {
+            return;
+        };
+        let published = publisher.failed(job, reports);
+        if let Err(error) = self.shared.deadline.bound_settling(published).await {
+            tracing::warn!(%error, "the event bus was not told");
+        }
     }
 
     /// The other tags of what was copied: also where the tag that was named is excluded, failed or stands for something else by now.

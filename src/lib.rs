@@ -24,8 +24,9 @@
 //! | [`worker`] | the queue's messages, and their fate |
 //! | [`event`] | JSON in: a closed set of events, GitHub's signature and payload |
 //! | [`reconcile`] | a scheduled run: from rules to tags that differ |
-//! | [`reports`] | JSON out: what happened, in the log and in the reply |
+//! | [`reports`], [`metrics`], [`logging`] | JSON out: what happened, in the reply, in CloudWatch's metrics and in the log |
 //! | [`invocation`] | what one invocation works with: jobs are copied at once, or enqueued |
+//! | [`publisher`] | what the event bus is told |
 //! | [`copier`] | one job, from its references to its reports |
 //! | [`repositories`] | whether a destination's repository is as its rule says, and what to do where not |
 //! | | **The engine: no Lambda, no settings, no SDK** |
@@ -40,7 +41,7 @@
 //! | | **Vocabulary** |
 //! | [`config`], [`rules`] | settings, and what may be copied where |
 //! | [`job`], [`reference`](mod@reference), [`destination`] | one copy to make; what is copied, and where to |
-//! | [`platform`], [`endpoint`] | platforms, and the forms of an image; registry hosts |
+//! | [`platform`], [`endpoint`], [`token`] | platforms, and the forms of an image; registry hosts; GitHub tokens |
 //! | [`retry`], [`deadline`], [`allowance`] | the one owner of further tries, of time, of the memory for manifests |
 //! | [`observer`], [`kept`] | counts, made where things happen; values that are read again when they are old or refused |
 //! | [`redaction`] | foreign texts without the secrets that they echo |
@@ -76,7 +77,13 @@ pub mod reconcile;
 
 pub mod reports;
 
+pub mod logging;
+
+pub mod metrics;
+
 pub mod invocation;
+
+pub mod publisher;
 
 pub mod copier;
 
@@ -108,6 +115,8 @@ pub mod platform;
 pub mod reference;
 
 pub mod endpoint;
+
+pub mod token;
 
 pub mod retry;
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ghcr_to_ecr::aws::ecr::Ecr;
+use ghcr_to_ecr::aws::events::EventBus;
 use ghcr_to_ecr::aws::queue::Queue;
 use ghcr_to_ecr::aws::repositories::RepositoryApi;
 use ghcr_to_ecr::aws::secrets::Secrets;
@@ -12,13 +13,16 @@ use ghcr_to_ecr::copier::Copier;
 use ghcr_to_ecr::error::Error;
 use ghcr_to_ecr::github::GitHub;
 use ghcr_to_ecr::handler::App;
+use ghcr_to_ecr::logging::{JsonLines, TextLines};
+use ghcr_to_ecr::metrics;
+use ghcr_to_ecr::publisher::Publisher;
 use ghcr_to_ecr::registries::Registries;
 use ghcr_to_ecr::registry;
 use ghcr_to_ecr::repositories::Repositories;
 use ghcr_to_ecr::rules_in_force::RulesInForce;
 use lambda_runtime::tracing::subscriber::{
     filter::{LevelFilter, Targets},
-    fmt,
+    fmt::{self, format::JsonFields},
     prelude::*,
 };
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
@@ -59,6 +63,10 @@ async fn start() -> Result<App, Error> {
             github: GitHub::new(http, settings.github_api_url.clone()),
             repositories: Repositories::new(repository_api, settings.hosts.clone()),
         },
+        publisher: settings
+            .event_bus
+            .clone()
+            .map(|bus| Publisher::new(EventBus::new(&configuration, bus))),
         secrets,
         queue,
         settings,
@@ -84,12 +92,20 @@ fn start_logging() {
     let levels = Targets::new()
         .with_default(level.map_or(LevelFilter::WARN, |level| level.min(LevelFilter::WARN)))
         .with_target("lambda_runtime", LevelFilter::INFO)
-        .with_target("ghcr_to_ecr", level.unwrap_or(LevelFilter::INFO));
-    let lines = fmt::layer().with_target(false).without_time();
+        .with_target("ghcr_to_ecr", level.unwrap_or(LevelFilter::INFO))
+        .with_target(metrics::TARGET, LevelFilter::ERROR);
     let registry = lambda_runtime::tracing::subscriber::registry().with(levels);
     match environment("AWS_LAMBDA_LOG_FORMAT").as_deref() {
-        Some("JSON") => registry.with(fmt::layer().json().with_target(false)).init(),
-        _ => registry.with(lines.with_ansi(false)).init(),
+        Some("JSON") => {
+            let lines = fmt::layer().fmt_fields(JsonFields::new());
+            registry.with(lines.event_format(JsonLines)).init();
+        }
+        _ => {
+            let lines = fmt::layer().with_ansi(false);
+            registry
+                .with(lines.event_format(TextLines::default()))
+                .init();
+        }
     }
 }
 

@@ -14,10 +14,11 @@ mod prune;
 mod repositories;
 mod signatures;
 mod tags;
+mod tokens;
 
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
 use tokio::sync::OnceCell;
@@ -27,7 +28,7 @@ use self::immutable::ImmutableTags;
 use self::packages::Compared;
 use self::prune::Pruned;
 use self::tags::{Comparison, Differs, Place};
-use crate::copy::report::{Report, Subject};
+use crate::copy::report::{Outcome, Report, Subject};
 use crate::deadline::Deadline;
 use crate::destination::Destination;
 use crate::error::Error;
@@ -37,7 +38,7 @@ use crate::manifest::Digest;
 use crate::reference::Source;
 use crate::referrers::ReferrerTags;
 use crate::registry::Repository;
-use crate::reports::Reports;
+use crate::reports::{Cause, Reports};
 use crate::repositories::Key;
 use crate::retry::retry;
 use crate::rules::Glob;
@@ -101,6 +102,11 @@ struct Run<'a> {
 /// Compares all packages in scope, and makes copies or jobs of what differs.
 pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Reports) {
     let deadline = invocation.shared.deadline;
+    let begin = SystemTime::now();
+    reports.caused_by(Cause {
+        origin: Some(Origin::Schedule),
+        ..Cause::default()
+    });
     let run = Run {
         invocation,
         deadline: deadline.within(deadline.remaining().saturating_sub(HANDING_OVER)),
@@ -123,6 +129,7 @@ pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Repor
         // Boxed, as it is large.
         Box::pin(run.compare(&compared, reports)).await;
     }
+    run.look_at_tokens(begin).await;
     reports.extend(run.immutable.reports());
     if reports.is_empty() {
         let reason = match &scope.packages {
@@ -133,6 +140,9 @@ pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Repor
             None => "there is no rule".to_owned(),
         };
         reports.add(Report::ignored(None, reason));
+    }
+    if scope.packages.is_none() && !scope.dry_run && !reports.has(Outcome::Deferred) {
+        reports.completed_run();
     }
 }
 
@@ -182,8 +192,9 @@ impl Run<'_> {
             let reason = "it has no tag that the rule admits".to_owned();
             return reports.add(Report::ignored(subject(), reason));
         }
-        self.put_right(compared, &places, reports).await;
         let ages = Ages::new(self.invocation, rule, package);
+        self.put_right(compared, &places, (&tags, &ages), reports)
+            .await;
         let of_age = self.of_age(&ages, compared, &places, &source, tags, reports);
         let Some((mut tags, newest, younger)) = of_age.await else {
             return;
@@ -352,6 +363,13 @@ impl Run<'_> {
         let looked_at = self.looked_at.lock();
         let mut looked_at = looked_at.unwrap_or_else(PoisonError::into_inner);
         looked_at.insert(repository)
+    }
+
+    /// Nothing came of the first look at a repository.
+    fn look_again(&self, repository: &Key) {
+        let looked_at = self.looked_at.lock();
+        let mut looked_at = looked_at.unwrap_or_else(PoisonError::into_inner);
+        looked_at.remove(repository);
     }
 
     fn job(&self, compared: &Compared<'_>, (tag, destinations): Differs) -> Job {

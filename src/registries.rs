@@ -1,13 +1,13 @@
 //! How the registries and GitHub are reached: which host, and which credential.
 
 mod immutability;
+mod pull_through_cache;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use secrecy::{ExposeSecret, SecretString};
-
 use self::immutability::Immutabilities;
+use self::pull_through_cache::CacheRules;
 use crate::aws::ecr::Ecr;
 use crate::aws::repositories::RepositoryApi;
 use crate::aws::secrets::Secrets;
@@ -17,6 +17,7 @@ use crate::endpoint::{Endpoint, Hosts, ecr_region};
 use crate::error::{Error, Result};
 use crate::kept::{Freshness, with_renewal};
 use crate::registry::{Budget, Credential, Credentials, Repository};
+use crate::token::Token;
 
 /// So many source repositories are remembered, so that a warm process does not grow.
 const SOURCES_LIMIT: usize = 200;
@@ -34,24 +35,9 @@ pub struct Registries {
     /// By package and its rule's secret. Each keeps its bearer token, as a token serves many requests.
     sources: Mutex<HashMap<(String, Option<String>), Repository>>,
     immutabilities: Immutabilities,
+    cache_rules: CacheRules,
     /// By registry host.
     budgets: Mutex<HashMap<String, Arc<Budget>>>,
-}
-
-/// A token of GitHub, or none, that can be told from another one.
-#[derive(Clone)]
-struct Token(Option<SecretString>);
-
-impl PartialEq for Token {
-    fn eq(&self, other: &Self) -> bool {
-        let text = |token: &Token| {
-            token
-                .0
-                .as_ref()
-                .map(|token| token.expose_secret().to_owned())
-        };
-        text(self) == text(other)
-    }
 }
 
 impl Registries {
@@ -71,7 +57,8 @@ impl Registries {
             source_registry: settings.source_registry.clone(),
             destination_registry: settings.destination_registry.clone(),
             ghcr_token_secret_id: settings.ghcr_token_secret_id.clone(),
-            immutabilities: Immutabilities::new(repositories),
+            immutabilities: Immutabilities::new(repositories.clone()),
+            cache_rules: CacheRules::new(repositories),
             sources: Mutex::default(),
             budgets: Mutex::default(),
         }
@@ -136,12 +123,13 @@ impl Registries {
         let name = &destination.repository;
         // The ECR API knows nothing of other registries. One without TLS stands in for ECR, on the same machine.
         let is_ecr = ecr_region(&registry.host()).is_some() || registry.is_plain_http();
-        let immutability = is_ecr.then(|| self.immutabilities.of(&registry.host(), name));
-        let http = self.http.clone();
+        let (http, host) = (self.http.clone(), registry.host());
         let repository = Repository::destination(http, registry, name, credentials, budget);
-        Ok(match immutability {
-            Some(immutability) => repository.with_immutability(immutability),
-            None => repository,
+        Ok(match is_ecr {
+            true => repository
+                .with_immutability(self.immutabilities.of(&host, name))
+                .with_upstream(self.cache_rules.of(&host, name)),
+            false => repository,
         })
     }
 
@@ -153,18 +141,21 @@ impl Registries {
     pub async fn with_token<T, A>(
         &self,
         token_secret_id: Option<&str>,
-        attempt: impl Fn(Option<SecretString>) -> A,
+        attempt: impl Fn(Option<Token>) -> A,
     ) -> Result<T>
     where
         A: Future<Output = Result<T>>,
     {
         let token = |freshness| async move {
             match self.token_id(token_secret_id) {
-                Some(id) => Ok(Token(Some(self.secrets.ghcr_token(id, freshness).await?.0))),
-                None => Ok(Token(None)),
+                Some(id) => Ok(Some(Token {
+                    secret_id: id.to_owned(),
+                    text: self.secrets.ghcr_token(id, freshness).await?.0,
+                })),
+                None => Ok(None),
             }
         };
-        with_renewal(token, |token: Token| attempt(token.0)).await
+        with_renewal(token, attempt).await
     }
 
     fn token_id<'a>(&'a self, token_secret_id: Option<&'a str>) -> Option<&'a str> {

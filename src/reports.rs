@@ -1,13 +1,17 @@
-//! The reports of one invocation: each is logged when it comes, and kept for the reply as far as that has room.
+//! The reports of one invocation: each is logged and counted when it comes, and kept for the reply as far as that has room.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use serde::ser::{Error as _, SerializeMap};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use crate::copy::estimate::Sum;
 use crate::copy::report::{Outcome, Report};
 use crate::error::Error;
+use crate::job::{Job, Origin};
+use crate::metrics::{self, Metrics};
 
 /// Lambda takes no reply of more than 6 MB (6,291,556 bytes); what is left out of it is counted. Images that are up to date may
 /// take the smaller part, so that there is room for what happened. (AWS Lambda developer guide, "Lambda quotas")
@@ -24,19 +28,64 @@ pub struct Reports {
     /// The error of the first report with the first outcome.
     error: Option<(Outcome, Error)>,
     passing_error: Option<Error>,
+    metrics: Metrics,
+    cause: Cause,
+    sum: Option<Sum>,
+}
+
+/// What led to a report.
+#[derive(Clone, Debug, Default)]
+pub struct Cause {
+    /// What made the function enqueue the job; `None` if somebody asked for it directly.
+    pub origin: Option<Origin>,
+    /// GitHub's id of the delivery.
+    pub delivery: Option<String>,
+    /// When the function learnt of the push.
+    pub announced_at: Option<SystemTime>,
+}
+
+impl Cause {
+    /// What led to the jobs of a message that was sent at `sent_at`.
+    pub fn of(jobs: &[Job], sent_at: Option<SystemTime>) -> Self {
+        let Some(options) = jobs.first().map(|job| &job.options) else {
+            return Cause::default();
+        };
+        let is_push = matches!(options.origin, Some(Origin::Webhook | Origin::Bus));
+        Cause {
+            origin: options.origin,
+            delivery: options.delivery.clone(),
+            announced_at: sent_at.filter(|_| is_push),
+        }
+    }
 }
 
 impl Reports {
-    /// Logs a report, and keeps it for the reply.
+    /// Says what leads to the reports that are added from now on.
+    pub fn caused_by(&mut self, cause: Cause) {
+        self.cause = cause;
+    }
+
+    /// Logs and counts a report, and keeps it for the reply.
     pub fn add(&mut self, report: Report) {
+        let Cause {
+            origin,
+            announced_at,
+            ..
+        } = self.cause;
+        self.metrics.count(&report, origin, announced_at);
         *self.counts.entry(report.outcome).or_default() += 1;
         let line = serde_json::to_string(&report).unwrap_or_default();
         // A scheduled run may find very many of these.
         let is_quiet = report.outcome == Outcome::Current && !report.tells_more();
+        let (delivery, outcome) = (self.cause.delivery.as_deref(), report.outcome.name());
         match report.outcome {
-            Outcome::Failed | Outcome::Deferred => tracing::error!(report = %line),
-            _ if is_quiet && self.counts[&Outcome::Current] > 1 => tracing::debug!(report = %line),
-            _ => tracing::info!(report = %line),
+            Outcome::Failed | Outcome::Deferred => {
+                tracing::error!(delivery, report = %line, "{outcome}");
+            }
+            _ if is_quiet && self.counts[&Outcome::Current] > 1 => {
+                tracing::debug!(delivery, report = %line, "{outcome}");
+            }
+            _ => tracing::info!(delivery, report = %line, "{outcome}"),
         }
         let limit = match is_quiet {
             true => CURRENT_LIMIT,
@@ -77,6 +126,33 @@ impl Reports {
         tracing::info!(%counts, "the run has ended");
     }
 
+    /// Logs the metrics of the invocation. `token_expires_at` is when the first of the GitHub tokens expires.
+    pub fn log_metrics(&self, token_expires_at: Option<SystemTime>) {
+        for document in self.metrics.documents(SystemTime::now(), token_expires_at) {
+            tracing::error!(target: metrics::TARGET, metrics = %document);
+        }
+    }
+
+    /// Counts a message that was received so often.
+    pub fn received(&mut self, receive_count: u32) {
+        self.metrics.received(receive_count);
+    }
+
+    /// Counts a scheduled run that got to its end.
+    pub fn completed_run(&mut self) {
+        self.metrics.completed_run();
+    }
+
+    /// Says what all that a dry run would copy comes to.
+    pub fn add_up(&mut self, sum: Option<Sum>) {
+        self.sum = sum;
+    }
+
+    /// Whether one ended so.
+    pub fn has(&self, outcome: Outcome) -> bool {
+        self.counts.contains_key(&outcome)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.counts.is_empty()
@@ -113,7 +189,7 @@ impl Reports {
     }
 }
 
-/// One report as it is, several under the outcome that stands for all.
+/// One report as it is, several under the outcome that stands for all; after those of a dry run, what they come to.
 impl Serialize for Reports {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if let ([report], true) = (self.kept.as_slice(), self.left_out.is_empty()) {
@@ -124,6 +200,9 @@ impl Serialize for Reports {
         body.serialize_entry("reports", &self.kept)?;
         if !self.left_out.is_empty() {
             body.serialize_entry("left_out", &self.left_out)?;
+        }
+        if let Some(sum) = &self.sum {
+            body.serialize_entry("sum", sum)?;
         }
         body.end()
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result, Side};
 use crate::event::Direct;
 use crate::invocation::Invocation;
 use crate::job::{Job, Origin};
-use crate::reports::Reports;
+use crate::reports::{Cause, Reports};
 
 /// After so many receives an announced tag counts as missing, not as late at the source.
 const RECEIVES_OF_A_LATE_TAG: u32 = 3;
@@ -29,7 +29,11 @@ enum Fate {
 
 /// Processes messages in their order, and gives the ids of those that must come back: those that failed, and those behind one in
 /// its group.
-pub async fn process(invocation: &Invocation<'_>, messages: &[Message]) -> Vec<String> {
+pub async fn process(
+    invocation: &Invocation<'_>,
+    messages: &[Message],
+    reports: &mut Reports,
+) -> Vec<String> {
     let mut returned = Vec::new();
     let mut held_groups: HashMap<&str, Duration> = HashMap::new();
     for message in messages {
@@ -42,7 +46,7 @@ pub async fn process(invocation: &Invocation<'_>, messages: &[Message]) -> Vec<S
                 );
                 Some(*delay)
             }
-            None => settle(invocation, message).await,
+            None => settle(invocation, message, reports).await,
         };
         if let Some(delay) = delay {
             held_groups.insert(&message.group, delay);
@@ -74,7 +78,11 @@ pub async fn return_all(
 }
 
 /// Processes one message and carries out its fate. Gives the time after which it is to come back, if it is.
-async fn settle(invocation: &Invocation<'_>, message: &Message) -> Option<Duration> {
+async fn settle(
+    invocation: &Invocation<'_>,
+    message: &Message,
+    log: &mut Reports,
+) -> Option<Duration> {
     let deadline = invocation.shared.deadline;
     if deadline.is_over() {
         tracing::warn!(message = message.id, "comes back: no time is left for it");
@@ -85,13 +93,14 @@ async fn settle(invocation: &Invocation<'_>, message: &Message) -> Option<Durati
         Ok(jobs) => invocation.copy_all(jobs.clone()).await,
         Err(error) => vec![Report::failed(None, error.clone())],
     };
-    let fate = fate(
-        job.as_deref().unwrap_or_default(),
-        &reports,
-        message.receive_count,
-    );
+    let jobs = job.as_deref().unwrap_or_default();
+    let fate = fate(jobs, &reports, message.receive_count);
+    if matches!(fate, Fate::Done | Fate::DeadLetter(_)) {
+        invocation.publish_failed(jobs, &reports).await;
+    }
+    log.received(message.receive_count);
+    log.caused_by(Cause::of(jobs, message.sent_at));
     let left = job.ok().and_then(|jobs| left_of(jobs, &reports));
-    let mut log = Reports::default();
     log.extend(reports);
     let carried_out = match (fate, invocation.queue) {
         (Fate::Done, _) => return None,

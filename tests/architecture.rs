@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 33] = [
+const IMPORTS: [(&str, &[&str]); 37] = [
     (
         "main",
         &[
@@ -17,6 +17,9 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "error",
             "github",
             "handler",
+            "logging",
+            "metrics",
+            "publisher",
             "registries",
             "registry",
             "repositories",
@@ -36,6 +39,7 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "invocation",
             "job",
             "kept",
+            "publisher",
             "reconcile",
             "reports",
             "rules_in_force",
@@ -85,6 +89,7 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "invocation",
             "job",
             "manifest",
+            "metrics",
             "observer",
             "platform",
             "reference",
@@ -94,12 +99,24 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "repositories",
             "retry",
             "rules",
+            "token",
         ],
     ),
-    ("reports", &["copy", "error"]),
+    ("reports", &["copy", "error", "job", "metrics"]),
+    ("logging", &["metrics"]),
+    ("metrics", &["copy", "error", "job"]),
+    ("publisher", &["aws", "copy", "error", "job", "manifest"]),
     (
         "invocation",
-        &["aws", "copier", "copy", "error", "job", "rules"],
+        &[
+            "aws",
+            "copier",
+            "copy",
+            "error",
+            "job",
+            "publisher",
+            "rules",
+        ],
     ),
     (
         "copier",
@@ -119,6 +136,7 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "repositories",
             "retry",
             "rules",
+            "token",
         ],
     ),
     (
@@ -173,6 +191,7 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "reference",
             "registry",
             "rules",
+            "token",
         ],
     ),
     (
@@ -192,7 +211,10 @@ const IMPORTS: [(&str, &[&str]); 33] = [
             "redaction",
         ],
     ),
-    ("github", &["error", "link", "manifest", "redaction"]),
+    (
+        "github",
+        &["error", "link", "manifest", "redaction", "token"],
+    ),
     ("aws", &["endpoint", "error", "kept", "manifest", "rules"]),
     ("config", &["endpoint", "error", "rules"]),
     (
@@ -213,6 +235,7 @@ const IMPORTS: [(&str, &[&str]); 33] = [
     ("platform", &[]),
     ("reference", &["endpoint", "manifest"]),
     ("endpoint", &[]),
+    ("token", &[]),
     ("retry", &["error", "observer"]),
     ("deadline", &["error"]),
     ("allowance", &["manifest"]),
@@ -229,7 +252,10 @@ const IMPORTS: [(&str, &[&str]); 33] = [
 const ENGINE: [&str; 2] = ["copy", "referrers"];
 
 /// The triggers' ring, the settings and AWS, which the engine must not know.
-const OUTSIDE_THE_ENGINE: [&str; 11] = [
+const OUTSIDE_THE_ENGINE: [&str; 14] = [
+    "logging",
+    "metrics",
+    "publisher",
     "handler",
     "worker",
     "event",
@@ -248,7 +274,7 @@ const ADAPTERS: [&str; 3] = ["registry", "github", "aws"];
 
 /// Each vendor crate and the only modules that may name it.
 const VENDORS: [(&str, &[&str]); 13] = [
-    ("lambda_runtime", &["main", "handler"]),
+    ("lambda_runtime", &["main", "handler", "logging"]),
     ("aws_lambda_events", &["event"]),
     ("aws_config", &["aws"]),
     ("aws_sdk_ecr", &["aws"]),

@@ -67,6 +67,8 @@ pub struct Message {
     pub group: String,
     /// How often it was received, this time included.
     pub receive_count: u32,
+    /// When it was sent, if SQS says so.
+    pub sent_at: Option<SystemTime>,
 }
 
 impl Message {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
+use super::estimate::Estimate;
 use super::mount::Holders;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -198,6 +199,8 @@ pub struct Shared {
     pub concurrency: usize,
     /// The blobs.
     pub carriage: Arc<Carriage>,
+    /// What dry runs would copy.
+    pub estimate: Estimate,
     /// The memory for manifests.
     pub memory: crate::allowance::Memory,
     /// When the work ends.
@@ -210,6 +213,7 @@ impl Shared {
         Shared {
             concurrency,
             carriage: Arc::new(Carriage::new(deadline, concurrency)),
+            estimate: Estimate::default(),
             memory: crate::allowance::Memory::default(),
             deadline,
         }

@@ -30,6 +30,21 @@ pub enum Outcome {
     Ignored,
 }
 
+impl Outcome {
+    /// As it is written in a report.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Failed => "failed",
+            Outcome::Deferred => "deferred",
+            Outcome::Copied => "copied",
+            Outcome::Planned => "planned",
+            Outcome::Queued => "queued",
+            Outcome::Current => "current",
+            Outcome::Ignored => "ignored",
+        }
+    }
+}
+
 /// What a report is about.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]

@@ -1,5 +1,7 @@
 //! Messages of SQS, as Lambda's event source mapping delivers them, and the reply that says which of them failed.
 
+use std::time::{Duration, SystemTime};
+
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use serde_json::Value;
 
@@ -32,10 +34,17 @@ fn message(record: SqsMessage) -> Option<Message> {
         receive_count: attribute("ApproximateReceiveCount")
             .and_then(|count| count.parse().ok())
             .unwrap_or(1),
+        sent_at: attribute("SentTimestamp").and_then(|at| sent_at(&at)),
         receipt_handle: record.receipt_handle?,
         body: record.body.unwrap_or_default(),
         id,
     })
+}
+
+/// SQS counts in milliseconds since 1970. (Amazon SQS API reference, `ReceiveMessage`)
+fn sent_at(milliseconds: &str) -> Option<SystemTime> {
+    let since = Duration::from_millis(milliseconds.parse().ok()?);
+    SystemTime::UNIX_EPOCH.checked_add(since)
 }
 
 /// The reply that lets Lambda delete all messages of the batch but those with these ids.

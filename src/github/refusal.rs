@@ -139,7 +139,7 @@ fn is_site_of(page: &str, api: &str) -> bool {
 fn quotable(message: &str, call: &Call<'_>) -> Option<String> {
     let holds_token = call
         .token
-        .is_some_and(|token| redact(message, slice::from_ref(token)) != message);
+        .is_some_and(|token| redact(message, slice::from_ref(&token.text)) != message);
     let is_safe = !message.is_empty() && !message.contains("://") && !holds_token;
     let printable = message
         .chars()

@@ -31,6 +31,26 @@ pub(super) fn parse(text: &str) -> Option<SystemTime> {
     Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
 }
 
+/// Reads a time such as `2026-12-01 08:15:00 UTC` or `2026-12-01 08:15:00 -0800`.
+pub(super) fn parse_with_zone(text: &str) -> Option<SystemTime> {
+    let mut parts = text.trim().splitn(3, ' ');
+    let (date, time, zone) = (parts.next()?, parts.next()?, parts.next()?);
+    let written = parse(&format!("{date}T{time}Z"))?;
+    let (is_ahead, offset) = match (zone.strip_prefix('+'), zone.strip_prefix('-')) {
+        (Some(offset), _) => (true, offset),
+        (_, Some(offset)) => (false, offset),
+        _ if zone == "UTC" => return Some(written),
+        _ => return None,
+    };
+    let offset = offset.replacen(':', "", 1);
+    let offset = number(&offset, 4)?;
+    let offset = Duration::from_secs((offset / 100 * 60 + offset % 100) * 60);
+    match is_ahead {
+        true => written.checked_sub(offset),
+        false => written.checked_add(offset),
+    }
+}
+
 fn days_of(year: u64, month: u64) -> u64 {
     let is_leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     match month {
@@ -75,6 +95,26 @@ mod tests {
         ] {
             let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             assert_eq!(parse(text), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_may_have_a_zone() {
+        for (text, expected) in [
+            ("2026-11-20 08:15:00 UTC", Some(1_795_162_500)),
+            ("2026-11-20 00:15:00 -0800", Some(1_795_162_500)),
+            ("2026-11-20 09:45:00 +0130", Some(1_795_162_500)),
+            ("2026-11-20 09:45:00 +01:30", Some(1_795_162_500)),
+            ("2026-11-20 08:15:00", None),
+            ("2026-11-20 08:15:00 PST", None),
+            ("2026-11-20 08:15:00 +1", None),
+            ("1970-01-01 00:00:00 +0100", None),
+        ] {
+            let expected =
+                expected.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            // A time before 1970 may or may not be representable.
+            let found = parse_with_zone(text).filter(|time| *time >= SystemTime::UNIX_EPOCH);
+            assert_eq!(found, expected, "{text}");
         }
     }
 

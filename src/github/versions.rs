@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use secrecy::SecretString;
 use tokio::sync::Mutex;
 use url::Url;
 
 use super::{Answer, Call, GitHub, VersionItem, time};
 use crate::error::Result;
 use crate::manifest::Digest;
+use crate::token::Token;
 
 /// How long a list is kept. A version keeps its time, but may be deleted.
 const LIFETIME: Duration = Duration::from_secs(5 * 60);
@@ -93,7 +93,7 @@ impl GitHub {
     /// As [`GitHub::packages`].
     pub async fn created_at(
         &self,
-        token: Option<&SecretString>,
+        token: Option<&Token>,
         package: &str,
         named: Named<'_>,
     ) -> Result<Option<SystemTime>> {

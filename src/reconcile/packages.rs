@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use secrecy::SecretString;
-
 use super::{Run, Scope};
 use crate::copy::report::{Report, Subject};
 use crate::error::Result;
@@ -14,6 +12,7 @@ use crate::reference::is_package;
 use crate::reports::Reports;
 use crate::retry::retry;
 use crate::rules::Rule;
+use crate::token::Token;
 
 /// A package to compare, and its rule: the first one that matches it.
 pub(super) struct Compared<'a> {
@@ -87,7 +86,7 @@ impl Run<'_> {
     async fn list(&self, rule: &Rule, owner: &str) -> Listing {
         let copier = self.invocation.copier;
         let observer = &Observer::default();
-        let list = |token: Option<SecretString>| async move {
+        let list = |token: Option<Token>| async move {
             retry(observer, || copier.github.packages(token.as_ref(), owner)).await
         };
         let names = copier

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ghcr_to_ecr::error::{Error, Kind, Result};
 use ghcr_to_ecr::github::{self, Version};
 use ghcr_to_ecr::manifest::Digest;
-use secrecy::SecretString;
+use ghcr_to_ecr::token::Token;
 use serde_json::{Value, json};
 use support::ghcr::Ghcr;
 use support::github::GitHub;
@@ -27,7 +27,7 @@ const SECONDARY_LIMIT: &str = "You have exceeded a secondary rate limit. Please 
 struct Api {
     server: GitHub,
     adapter: github::GitHub,
-    token: Option<SecretString>,
+    token: Option<Token>,
 }
 
 impl Api {
@@ -44,7 +44,10 @@ impl Api {
         Api {
             server,
             adapter: github::GitHub::new(http, url),
-            token: Some(SecretString::from(Ghcr::TOKEN)),
+            token: Some(Token {
+                secret_id: "ghcr-token".to_owned(),
+                text: Ghcr::TOKEN.into(),
+            }),
         }
     }
 

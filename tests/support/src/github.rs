@@ -54,6 +54,8 @@ struct State {
     endless: bool,
     /// Versions put so far, which serve as a clock.
     pushes: usize,
+    /// When the accepted tokens expire, as the header has it.
+    token_expiry: Option<String>,
 }
 
 /// The primary rate limit was reached.
@@ -127,6 +129,7 @@ impl GitHub {
             next_link: None,
             endless: false,
             pushes: 0,
+            token_expiry: None,
         }));
         let shared = state.clone();
         let server = Server::start(move |request| {
@@ -205,6 +208,11 @@ impl GitHub {
     /// Accepts these tokens from now on, and no others.
     pub fn accept_tokens(&self, tokens: &[&str]) {
         lock(&self.state).accepted_tokens = tokens.iter().map(|token| token.to_string()).collect();
+    }
+
+    /// What every answer to an accepted token says of its end, such as `2026-12-01 08:15:00 UTC`; see [`in_time`].
+    pub fn set_token_expiry(&self, expiry: &str) {
+        lock(&self.state).token_expiry = Some(expiry.to_owned());
     }
 
     /// From now on, and for an hour, the token has no requests left: 403.
@@ -309,6 +317,21 @@ impl State {
         let token = authorization.strip_prefix("Bearer ").unwrap_or_default();
         if !self.accepted_tokens.contains(token) {
             return error(401, "Bad credentials");
+        }
+        let expiry = self.token_expiry.clone();
+        let mut answer = self.limited(method, uri);
+        if let Some(expiry) = expiry.and_then(|text| text.parse().ok()) {
+            let name = "github-authentication-token-expiration";
+            answer.headers_mut().insert(name, expiry);
+        }
+        answer
+    }
+
+    /// As far as the rate limits go, for which `GET /rate_limit` does not count.
+    fn limited(&mut self, method: &Method, uri: &Uri) -> Reply {
+        if method == Method::GET && uri.path() == "/rate_limit" {
+            let rate = json!({"limit": RATE_LIMIT, "remaining": self.requests_left});
+            return json(200, &json!({"resources": {"core": rate}, "rate": rate}));
         }
         if let (times @ 1.., retry_after) = self.secondary_limit {
             self.secondary_limit = (times - 1, retry_after);
@@ -569,7 +592,17 @@ fn time(pushes: usize) -> String {
 
 /// The time so long ago, as GitHub writes it.
 pub fn ago(duration: Duration) -> String {
-    let seconds = seconds(SystemTime::now() - duration);
+    written(SystemTime::now() - duration)
+}
+
+/// So long from now, as GitHub writes the end of a token.
+pub fn in_time(duration: Duration) -> String {
+    let written = written(SystemTime::now() + duration);
+    written.replace('T', " ").replace('Z', " UTC")
+}
+
+fn written(time: SystemTime) -> String {
+    let seconds = seconds(time);
     let (mut days, time) = (seconds / 86_400, seconds % 86_400);
     let is_leap = |year: u64| {
         year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
