@@ -12,10 +12,11 @@ use std::path::Path;
 type Actions = BTreeSet<String>;
 
 /// The modules that call the SDK, each with the prefix of its service in IAM.
-const SERVICES: [(&str, &str); 6] = [
+const SERVICES: [(&str, &str); 7] = [
     ("src/aws/ecr.rs", "ecr"),
     ("src/aws/events.rs", "events"),
     ("src/aws/images.rs", "ecr"),
+    ("src/aws/pull_through_cache.rs", "ecr"),
     ("src/aws/queue.rs", "sqs"),
     ("src/aws/repositories.rs", "ecr"),
     ("src/aws/secrets.rs", "secretsmanager"),
@@ -134,7 +135,7 @@ const RESOURCES: [(&str, &[&str]); 11] = [
         "the dead-letter queue, the failure queue",
         &["DeadLetterQueue.Arn", "FailureQueue.Arn"],
     ),
-    ("`ReportBus`", &["ReportBus"]),
+    ("the bus that `ReportBus` names", &["ReportBus"]),
     ("`QueueKeyArn`", &["QueueKeyArn"]),
     ("the copy function", &["CopyFunction.Arn"]),
     (
@@ -415,6 +416,7 @@ fn the_readme_lists_exactly_what_the_roles_allow() {
 #[test]
 fn only_actions_that_know_no_resources_are_allowed_on_everything() {
     let without_resources = [
+        "ecr:DescribePullThroughCacheRules",
         "ecr:DescribeRepositoryCreationTemplates",
         "ecr:GetAuthorizationToken",
     ];
