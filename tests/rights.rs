@@ -12,12 +12,13 @@ use std::path::Path;
 type Actions = BTreeSet<String>;
 
 /// The modules that call the SDK, each with the prefix of its service in IAM.
-const SERVICES: [(&str, &str); 7] = [
+const SERVICES: [(&str, &str); 8] = [
     ("src/aws/ecr.rs", "ecr"),
     ("src/aws/events.rs", "events"),
     ("src/aws/images.rs", "ecr"),
     ("src/aws/pull_through_cache.rs", "ecr"),
     ("src/aws/queue.rs", "sqs"),
+    ("src/aws/queue/attributes.rs", "sqs"),
     ("src/aws/repositories.rs", "ecr"),
     ("src/aws/secrets.rs", "secretsmanager"),
 ];
@@ -27,7 +28,9 @@ const OTHER_NAMES: [(&str, &str); 1] = [("sqs:SendMessageBatch", "sqs:SendMessag
 
 /// What goes to a registry by HTTP: the module, how the request begins there, and what it takes in ECR. (ECR user guide, "Required
 /// IAM permissions for pushing an image", "Blob mounting"; ECR API reference, `ListImageReferrers`)
-const REQUESTS: [(&str, &str, &[&str]); 8] = [
+const REQUESTS: [(&str, &str, &[&str]); 9] = [
+    // ECR has no operation for it, and what it answers does not matter.
+    ("src/registry/blobs.rs", "self.http.delete(", &[]),
     (
         "src/registry/blobs.rs",
         "self.http.head(",
@@ -116,7 +119,7 @@ const SERVICES_OF_AWS: [(&str, &[&str], &[&str]); 6] = [
 ];
 
 /// What the README's table calls the resources of the template.
-const RESOURCES: [(&str, &[&str]); 11] = [
+const RESOURCES: [(&str, &[&str]); 12] = [
     ("`*`", &["*"]),
     ("the repositories", &["DestinationRepositories"]),
     ("`RepositoryKeyArn`", &["RepositoryKeyArn"]),
@@ -136,6 +139,7 @@ const RESOURCES: [(&str, &[&str]); 11] = [
         &["DeadLetterQueue.Arn", "FailureQueue.Arn"],
     ),
     ("the bus that `ReportBus` names", &["ReportBus"]),
+    ("the dead-letter queue", &["DeadLetterQueue.Arn"]),
     ("`QueueKeyArn`", &["QueueKeyArn"]),
     ("the copy function", &["CopyFunction.Arn"]),
     (
