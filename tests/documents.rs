@@ -1,4 +1,4 @@
-//! `docs/edge-cases.md` and `docs/security.md`, held: each row names a test, and each test that is named exists.
+//! What the documents say of tests, alarms and names, held against those.
 #![expect(clippy::unwrap_used, reason = "a test reads its own repository")]
 
 use std::fs;
@@ -106,6 +106,29 @@ fn every_edge_case_names_a_test_that_exists() {
 #[test]
 fn every_row_about_security_names_tests_that_exist() {
     expect_tests("docs/security.md", 50);
+}
+
+/// Whoever is woken by an alarm looks it up.
+#[test]
+fn every_alarm_of_the_template_is_in_the_runbook() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let template = fs::read_to_string(root.join("template.yaml")).unwrap();
+    let runbook = fs::read_to_string(root.join("docs/runbook.md")).unwrap();
+    let lines: Vec<&str> = template.lines().collect();
+    let is_alarm = |pair: &&[&str]| pair[1].trim() == "Type: AWS::CloudWatch::Alarm";
+    let alarms: Vec<&str> = lines
+        .windows(2)
+        .filter(is_alarm)
+        .map(|pair| pair[0].trim().trim_end_matches(':'))
+        .collect();
+    assert!(alarms.len() >= 9, "{alarms:?}");
+    for alarm in alarms {
+        let row = format!("| `{alarm}` |");
+        assert!(
+            runbook.contains(&row),
+            "docs/runbook.md has no row for {alarm}"
+        );
+    }
 }
 
 #[test]
