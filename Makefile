@@ -23,7 +23,8 @@ LOCAL_OPTIONS = --template $(LOCAL_BUILD)/template.yaml --parameter-overrides Ar
 	$(if $(shell docker image ls --quiet $(LOCAL_IMAGE) 2>/dev/null),--invoke-image $(LOCAL_IMAGE) --skip-pull-image)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test-fast test fuzz parameters build local-build invoke start-api deploy remote-invoke fmt clean
+.PHONY: help demo bench test-fast test fuzz advisories parameters build local-build package invoke start-api deploy \
+	remote-invoke fmt clean
 
 help: ## list these targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +54,10 @@ test: test-fast ## all of that, and the built functions in a container, between 
 fuzz: ## fuzz what reads outside bytes: FUZZ_SECONDS=30 for each target, TARGETS="event http …" for some
 	tests/fuzz/run.sh $(TARGETS)
 
+advisories: ## ask the RustSec database, which is fetched from GitHub, about known flaws of the dependencies
+	tests/real/install.sh cargo-deny
+	.tools/cargo/bin/cargo-deny --locked check advisories
+
 $(TOOLS): deploy/requirements.txt
 	deploy/install.sh
 
@@ -68,6 +73,22 @@ build: parameters $(TOOLS) ## the functions for AWS, as the parameters say (ENVI
 
 local-build: $(TOOLS)
 	$(SAM) build --parameter-overrides Architecture=$(HOST_ARCHITECTURE) --build-dir $(LOCAL_BUILD)
+
+# For both processors the same sources give the same bytes, with the same versions of Rust, of the tools in
+# deploy/requirements.txt and of Python: the binary knows no path of this machine, and the zip no time.
+ARCHITECTURE ?= arm64
+ARCHIVE := target/package/ghcr-to-ecr-$(ARCHITECTURE)
+CARGO_FOLDER := $(or $(CARGO_HOME),$(HOME)/.cargo)
+
+package: $(TOOLS) ## the function's zip, checksum and bill of materials, in target/package (ARCHITECTURE=x86_64)
+	mkdir -p $(dir $(ARCHIVE))
+	PATH="$(CURDIR)/.tools/venv/bin:$$PATH" \
+		RUSTFLAGS="--remap-path-prefix=$(CURDIR)=/source --remap-path-prefix=$(CARGO_FOLDER)=/cargo" \
+		CFLAGS="-ffile-prefix-map=$(CURDIR)=/source -ffile-prefix-map=$(CARGO_FOLDER)=/cargo" \
+		cargo lambda build --release --locked --bin bootstrap $(if $(filter arm64,$(ARCHITECTURE)),--arm64,--x86-64)
+	.tools/venv/bin/python deploy/package.py target/lambda/bootstrap/bootstrap $(ARCHIVE).zip >$(ARCHIVE).zip.sha256
+	.tools/venv/bin/python deploy/bill_of_materials.py $(ARCHITECTURE) >$(ARCHIVE).cdx.json
+	@cat $(ARCHIVE).zip.sha256
 
 invoke: local-build ## invoke the function in a container here: EVENT=events/….json (ENV=….json for its settings, FUNCTION=…)
 	@test -n "$(EVENT)" || { echo 'make invoke EVENT=events/….json' >&2; exit 2; }

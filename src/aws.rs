@@ -5,6 +5,7 @@ pub mod ecr;
 mod error;
 pub mod events;
 pub mod images;
+pub mod pull_through_cache;
 pub mod queue;
 pub mod repositories;
 pub mod secrets;

@@ -23,19 +23,19 @@ mod transfer;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{self, BoxFuture};
 
 pub use self::carry::Shared;
 use self::form::Arrival;
 pub use self::look::{ANNOUNCED_TAG_PATIENCE, announced_top};
-use self::places::Places;
+use self::places::{Failed, Places};
 use self::plan::Plan;
 use self::progress::End;
 use self::report::{Figures, Outcome, Report, Subject};
 use self::survey::{Survey, Surveyor};
 use self::transfer::Transfer;
 use crate::error::{Error, Result};
-use crate::manifest::Digest;
+use crate::manifest::{Digest, Manifest};
 use crate::observer::Happened;
 use crate::platform::Form;
 use crate::reference::Version;
@@ -97,6 +97,8 @@ struct Track {
     end: Option<Result<Outcome>>,
     /// Why it is ignored.
     reason: Option<String>,
+    /// Why nothing can be pushed there, which ends it if something is to be.
+    refusal: Option<Error>,
     /// How often what it lacks was sent.
     transfers: usize,
     /// Whether it was counted what the destination has of the image.
@@ -214,12 +216,13 @@ impl Copy<'_> {
             lateness,
             allowance: &allowance,
         };
-        let (survey, failed) = surveyor.survey(roots).await;
+        let (survey, failed) = self.survey(tracks, &surveyor, roots).await;
         let mut surveyed = differs;
         for (place, failure) in failed {
             surveyed = surveyed.without(place);
+            let refusal = tracks[place].refusal.take();
             // One that was late has another round.
-            tracks[place].end = failure.map(Err);
+            tracks[place].end = refusal.or(failure).map(Err);
         }
         let holders = &shared.carriage.holders;
         holders.note_survey(&survey, &self.destinations, &complete(tracks));
@@ -238,7 +241,30 @@ impl Copy<'_> {
         Ok(self.transfer(tracks, transfer).await)
     }
 
-    /// A plan for each destination that lacks something. Ends those that lack nothing, and a dry run.
+    /// What the image is made of, and what the destinations have of it. Beside that, they are asked whether anything can be pushed there.
+    async fn survey(
+        &self,
+        tracks: &mut [Track],
+        surveyor: &Surveyor<'_>,
+        roots: Vec<(Manifest, Places)>,
+    ) -> (Survey, Vec<Failed>) {
+        let at = roots
+            .iter()
+            .fold(Places::default(), |at, (_, more)| at.and(*more));
+        let looks = at.iter().map(async |place| {
+            let refusal = self.destinations[place].expect_no_upstream().await;
+            (place, refusal.err())
+        });
+        let (surveyed, refusals) =
+            future::join(surveyor.survey(roots), future::join_all(looks)).await;
+        for (place, refusal) in refusals {
+            tracks[place].refusal = refusal;
+        }
+        surveyed
+    }
+
+    /// A plan for each destination that lacks something. Ends those that lack nothing, those to which nothing can be pushed, and a dry
+    /// run.
     fn plans(
         &self,
         tracks: &mut [Track],
@@ -266,6 +292,8 @@ impl Copy<'_> {
             }
             if plan.is_current() {
                 track.end = Some(Ok(Outcome::Current));
+            } else if let Some(refusal) = track.refusal.take() {
+                track.end = Some(Err(refusal));
             } else if self.dry_run {
                 let repository = self.destinations[place].prefix();
                 shared.estimate.add(repository, &plan);

@@ -1,5 +1,8 @@
 //! Values that a warm process keeps, and reads again when they are old or were refused.
 
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -73,6 +76,30 @@ impl<T: Clone> Kept<T> {
             .await
             .as_ref()
             .map(|entry| entry.value.clone())
+    }
+}
+
+/// So many values are kept of one sort, so that a warm process does not grow.
+const VALUES_LIMIT: usize = 1000;
+
+/// Values of one sort, by what they are about.
+#[derive(Debug)]
+pub struct KeptBy<K, T>(SyncMutex<HashMap<K, Arc<Kept<T>>>>);
+
+impl<K, T> Default for KeptBy<K, T> {
+    fn default() -> Self {
+        KeptBy(SyncMutex::default())
+    }
+}
+
+impl<K: Eq + Hash, T> KeptBy<K, T> {
+    /// The value that is about `key`, which may not have been read yet.
+    pub fn of(&self, key: K) -> Arc<Kept<T>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() >= VALUES_LIMIT && !kept.contains_key(&key) {
+            kept.clear();
+        }
+        kept.entry(key).or_default().clone()
     }
 }
 

@@ -192,8 +192,9 @@ impl Run<'_> {
             let reason = "it has no tag that the rule admits".to_owned();
             return reports.add(Report::ignored(subject(), reason));
         }
-        self.put_right(compared, &places, reports).await;
         let ages = Ages::new(self.invocation, rule, package);
+        self.put_right(compared, &places, (&tags, &ages), reports)
+            .await;
         let of_age = self.of_age(&ages, compared, &places, &source, tags, reports);
         let Some((mut tags, newest, younger)) = of_age.await else {
             return;
@@ -362,6 +363,13 @@ impl Run<'_> {
         let looked_at = self.looked_at.lock();
         let mut looked_at = looked_at.unwrap_or_else(PoisonError::into_inner);
         looked_at.insert(repository)
+    }
+
+    /// Nothing came of the first look at a repository.
+    fn look_again(&self, repository: &Key) {
+        let looked_at = self.looked_at.lock();
+        let mut looked_at = looked_at.unwrap_or_else(PoisonError::into_inner);
+        looked_at.remove(repository);
     }
 
     fn job(&self, compared: &Compared<'_>, (tag, destinations): Differs) -> Job {

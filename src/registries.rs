@@ -1,11 +1,13 @@
 //! How the registries and GitHub are reached: which host, and which credential.
 
 mod immutability;
+mod pull_through_cache;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::immutability::Immutabilities;
+use self::pull_through_cache::CacheRules;
 use crate::aws::ecr::Ecr;
 use crate::aws::repositories::RepositoryApi;
 use crate::aws::secrets::Secrets;
@@ -33,6 +35,7 @@ pub struct Registries {
     /// By package and its rule's secret. Each keeps its bearer token, as a token serves many requests.
     sources: Mutex<HashMap<(String, Option<String>), Repository>>,
     immutabilities: Immutabilities,
+    cache_rules: CacheRules,
     /// By registry host.
     budgets: Mutex<HashMap<String, Arc<Budget>>>,
 }
@@ -54,7 +57,8 @@ impl Registries {
             source_registry: settings.source_registry.clone(),
             destination_registry: settings.destination_registry.clone(),
             ghcr_token_secret_id: settings.ghcr_token_secret_id.clone(),
-            immutabilities: Immutabilities::new(repositories),
+            immutabilities: Immutabilities::new(repositories.clone()),
+            cache_rules: CacheRules::new(repositories),
             sources: Mutex::default(),
             budgets: Mutex::default(),
         }
@@ -119,12 +123,13 @@ impl Registries {
         let name = &destination.repository;
         // The ECR API knows nothing of other registries. One without TLS stands in for ECR, on the same machine.
         let is_ecr = ecr_region(&registry.host()).is_some() || registry.is_plain_http();
-        let immutability = is_ecr.then(|| self.immutabilities.of(&registry.host(), name));
-        let http = self.http.clone();
+        let (http, host) = (self.http.clone(), registry.host());
         let repository = Repository::destination(http, registry, name, credentials, budget);
-        Ok(match immutability {
-            Some(immutability) => repository.with_immutability(immutability),
-            None => repository,
+        Ok(match is_ecr {
+            true => repository
+                .with_immutability(self.immutabilities.of(&host, name))
+                .with_upstream(self.cache_rules.of(&host, name)),
+            false => repository,
         })
     }
 

@@ -14,6 +14,7 @@ mod budget;
 mod challenge;
 mod immutability;
 mod manifests;
+mod pull_through_cache;
 mod redirect;
 mod referrers;
 mod refusal;
@@ -32,6 +33,7 @@ use self::budget::Action;
 pub use self::budget::Budget;
 pub use self::challenge::Challenge;
 pub use self::immutability::Immutability;
+pub use self::pull_through_cache::{Upstream, UpstreamLook};
 use self::refusal::Place;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind, Operation, Result, Side};
@@ -68,6 +70,7 @@ pub struct Repository {
     authorization: Arc<Authorization>,
     budget: Option<Arc<Budget>>,
     immutability: Option<Immutability>,
+    upstream: Option<UpstreamLook>,
     observer: Arc<Observer>,
 }
 
@@ -114,6 +117,7 @@ impl Repository {
             authorization: Arc::new(authorization),
             budget,
             immutability: None,
+            upstream: None,
             observer: Arc::default(),
         }
     }

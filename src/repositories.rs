@@ -67,6 +67,14 @@ impl Outcome {
         }
     }
 
+    fn missing(error: Option<Error>) -> Self {
+        Outcome {
+            error,
+            exists: Some(false),
+            ..Outcome::default()
+        }
+    }
+
     fn exists() -> Self {
         Outcome {
             exists: Some(true),
@@ -158,10 +166,7 @@ impl Repositories {
         let created = match self.api.create(&at, &settings).await {
             Ok(created) => created,
             Err(error) => {
-                return Outcome {
-                    exists: Some(false),
-                    ..Outcome::failed(error)
-                };
+                return Outcome::missing(Some(error));
             }
         };
         let now = Instant::now();
@@ -196,26 +201,31 @@ impl Repositories {
     }
 
     /// Compares a repository with its rule and puts right what differs, or says in a dry run what it would; creates it if it is
-    /// missing and the rule says so.
+    /// missing, the rule says so, and `is_needed`, which is asked only then.
     pub async fn put_right(
         &self,
         destination: &Destination,
         rule: &RepositoryRule,
         dry_run: bool,
+        is_needed: impl AsyncFn() -> Result<bool>,
     ) -> Outcome {
         let since = Instant::now();
         let at = self.address(destination);
         let found = match self.api.find(&at).await {
             Ok(Some(found)) => found,
             Ok(None) if !rule.create => return Outcome::default(),
-            Ok(None) if dry_run => {
-                let (settings, warnings) = self.complete(&at, rule).await;
-                return would_create(&settings, warnings);
-            }
-            Ok(None) => return self.create(destination, rule, since).await,
+            Ok(None) => match is_needed().await {
+                Err(error) => return Outcome::missing(Some(error)),
+                Ok(false) => return Outcome::missing(None),
+                Ok(true) if dry_run => {
+                    let (settings, warnings) = self.complete(&at, rule).await;
+                    return would_create(&settings, warnings);
+                }
+                Ok(true) => return self.create(destination, rule, since).await,
+            },
             Err(error) if error.kind() == Kind::Denied => {
                 return self
-                    .put_right_blindly(destination, rule, dry_run, error)
+                    .put_right_blindly(destination, rule, dry_run, is_needed, error)
                     .await;
             }
             Err(error) => return Outcome::failed(error),
@@ -254,10 +264,11 @@ impl Repositories {
         destination: &Destination,
         rule: &RepositoryRule,
         dry_run: bool,
+        is_needed: impl AsyncFn() -> Result<bool>,
         refusal: Error,
     ) -> Outcome {
         let mut outcome = Outcome::default();
-        if rule.create && !dry_run {
+        if rule.create && !dry_run && matches!(is_needed().await, Ok(true)) {
             outcome = self.create(destination, rule, Instant::now()).await;
             // Perhaps it is there: the copies tell.
             if outcome.error.take().is_some() {

@@ -16,8 +16,8 @@ use crate::manifest::Digest;
 const PAGE: i32 = 1000;
 const PAGES_LIMIT: usize = 100;
 
-/// Tags in one call. (ECR API reference, `BatchDeleteImage`)
-const DELETED_TOGETHER: usize = 100;
+/// The most tags that are deleted by one call. (ECR API reference, `BatchDeleteImage`)
+pub const DELETED_TOGETHER: usize = 100;
 
 /// An image with tags.
 #[derive(Clone, Debug)]
@@ -90,37 +90,34 @@ impl RepositoryApi {
         Ok(images)
     }
 
-    /// Deletes tags, and with its last tag an image. Gives those that were not deleted, with the reason. `BatchDeleteImage`
+    /// Deletes tags, at most [`DELETED_TOGETHER`], and with its last tag an image. Gives those that were not deleted, with the reason.
+    /// `BatchDeleteImage`
     ///
     /// # Errors
-    /// [`Error::Api`](crate::error::Error::Api); what was deleted before stays deleted.
+    /// [`Error::Api`](crate::error::Error::Api)
     pub async fn delete_tags(
         &self,
         at: &Address,
         tags: &[String],
     ) -> Result<Vec<(String, String)>> {
-        let mut failures = Vec::new();
-        for together in tags.chunks(DELETED_TOGETHER) {
-            let ids = together
-                .iter()
-                .map(|tag| ImageIdentifier::builder().image_tag(tag).build());
-            let request = self
-                .client(at)
-                .batch_delete_image()
-                .set_registry_id(at.account.clone())
-                .repository_name(&at.repository)
-                .set_image_ids(Some(ids.collect()));
-            let output = Box::pin(request.send())
-                .await
-                .map_err(|error| refused("BatchDeleteImage", at, &error))?;
-            for failure in output.failures.unwrap_or_default() {
-                let tag = failure.image_id.and_then(|id| id.image_tag);
-                failures.push((
-                    tag.unwrap_or_default(),
-                    failure.failure_reason.unwrap_or_default(),
-                ));
-            }
-        }
-        Ok(failures)
+        let ids = tags
+            .iter()
+            .map(|tag| ImageIdentifier::builder().image_tag(tag).build());
+        let request = self
+            .client(at)
+            .batch_delete_image()
+            .set_registry_id(at.account.clone())
+            .repository_name(&at.repository)
+            .set_image_ids(Some(ids.collect()));
+        let output = Box::pin(request.send())
+            .await
+            .map_err(|error| refused("BatchDeleteImage", at, &error))?;
+        let failures = output.failures.unwrap_or_default().into_iter();
+        let failures = failures.map(|failure| {
+            let tag = failure.image_id.and_then(|id| id.image_tag);
+            let reason = failure.failure_reason;
+            (tag.unwrap_or_default(), reason.unwrap_or_default())
+        });
+        Ok(failures.collect())
     }
 }

@@ -116,6 +116,13 @@ impl Copier {
         if !is_missing.unwrap_or_default() {
             return repositories::Outcome::default();
         }
+        // None under a prefix whose repositories ECR fills itself.
+        let destination = self.registries.destination(slot.destination).await;
+        if let Ok(destination) = destination
+            && destination.expect_no_upstream().await.is_err()
+        {
+            return repositories::Outcome::default();
+        }
         // No repository for an image that is not there, can't be read, or is not to be copied.
         let source = self
             .registries

@@ -85,6 +85,12 @@ impl<'a> Ages<'a> {
         (kept, refused)
     }
 
+    /// Whether one of these tags is old enough.
+    pub(super) async fn is_one_enough(&self, tags: &[String]) -> bool {
+        let (kept, _) = self.newest(tags, 1).await;
+        !kept.is_empty()
+    }
+
     /// What is to be said of a list that can't be read.
     pub(super) fn report(self) -> Option<Report> {
         let (error, tags) = self.unreadable.into_inner()?;

@@ -6,9 +6,11 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
+
 use super::tags::Place;
-use super::{Run, to_place};
-use crate::aws::images::Image;
+use super::{REQUESTS, Run, to_place};
+use crate::aws::images::{DELETED_TOGETHER, Image};
 use crate::copy::report::{Outcome, Report};
 use crate::destination::Destination;
 use crate::error::{Error, Result};
@@ -29,13 +31,25 @@ pub(super) struct Pruned<'a> {
     pub(super) listed: &'a HashSet<String>,
 }
 
+/// A tag of the destination, and the source's tags that it may stand for.
+type Standing = (String, Vec<String>);
+
 /// What is gone at the source.
 #[derive(Debug, Default, PartialEq)]
 struct Gone {
-    /// The destination's tags to delete, each with the source's tags that it may stand for.
-    tags: Vec<(String, Vec<String>)>,
+    /// The destination's tags to delete.
+    tags: Vec<Standing>,
     /// How many of the destination's tags this rule writes.
     of: usize,
+}
+
+/// What was done at one destination, whatever came after.
+#[derive(Debug, Default)]
+struct Deleted {
+    /// The tags that were deleted, or in a dry run would be.
+    tags: Vec<String>,
+    /// What to say of those that ECR keeps.
+    warnings: Vec<String>,
 }
 
 impl Run<'_> {
@@ -44,42 +58,79 @@ impl Run<'_> {
         if pruned.listed.is_empty() {
             return;
         }
+        let mut named = HashSet::new();
         for place in places.iter().filter(|place| !place.is_refused()) {
-            let subject = to_place(pruned.package, &place.destination);
-            match self
-                .deadline
-                .bound(self.prune_place(pruned, place, places))
-                .await
-            {
-                Ok((tags, warnings)) if tags.is_empty() && warnings.is_empty() => {}
-                Ok((tags, warnings)) => {
-                    let outcome = match self.dry_run {
-                        true => Outcome::Planned,
-                        false => Outcome::Current,
-                    };
-                    let mut report = Report::repository(subject, outcome);
-                    report.pruned = tags;
-                    for warning in warnings {
-                        report.warn(warning);
-                    }
-                    reports.add(report);
-                }
-                Err(error) => reports.add(Report::failed(Some(subject), error)),
+            let mut deleted = Deleted::default();
+            let work = self.prune_place(pruned, place, places, &mut deleted);
+            let ended = self.deadline.bound(work).await;
+            // What a dry run leaves is there for the next destination in the same repository.
+            let is_new = |tag: &String| named.insert(place.repository.reference(tag));
+            deleted.tags.retain(is_new);
+            if ended.is_ok() && deleted.tags.is_empty() && deleted.warnings.is_empty() {
+                continue;
             }
+            let subject = to_place(pruned.package, &place.destination);
+            let mut report = match ended {
+                Err(error) => Report::failed(Some(subject), error),
+                Ok(()) if self.dry_run => Report::repository(subject, Outcome::Planned),
+                Ok(()) => Report::repository(subject, Outcome::Current),
+            };
+            report.pruned = deleted.tags;
+            for warning in deleted.warnings {
+                report.warn(warning);
+            }
+            reports.add(report);
         }
     }
 
-    /// Gives the tags that were deleted, or in a dry run would be, and what to say of those that ECR keeps.
+    /// Notes in `deleted` what is done.
     async fn prune_place(
         &self,
         pruned: &Pruned<'_>,
         place: &Place,
         places: &[Place],
-    ) -> Result<(Vec<String>, Vec<String>)> {
+        deleted: &mut Deleted,
+    ) -> Result<()> {
         let destination = &place.destination;
+        let gone = self.gone_at(pruned, destination, places).await?;
+        // The list may have been incomplete; the tags themselves tell.
+        let gone = absent(pruned.source, &gone).await?;
+        if self.dry_run {
+            deleted.tags = gone.into_iter().map(|(tag, _)| tag).collect();
+            return Ok(());
+        }
+        for together in gone.chunks(DELETED_TOGETHER) {
+            // One may have come back meanwhile: there may have been many to look at, and to delete.
+            let together = absent(pruned.source, together).await?;
+            let tags: Vec<String> = together.into_iter().map(|(tag, _)| tag).collect();
+            if tags.is_empty() {
+                continue;
+            }
+            let repositories = &self.invocation.copier.repositories;
+            let failures = repositories.delete_tags(destination, &tags).await?;
+            let is_deleted = |tag: &String| failures.iter().all(|(failed, _)| failed != tag);
+            deleted.tags.extend(tags.into_iter().filter(is_deleted));
+            let warnings = failures.iter();
+            let warnings =
+                warnings.map(|(tag, reason)| format!("tag {tag} was not deleted: {reason}"));
+            deleted.warnings.extend(warnings);
+        }
+        Ok(())
+    }
+
+    /// The tags of a destination that are gone by the source's list.
+    ///
+    /// # Errors
+    /// [`Error::Rule`] if none of them may be deleted; what ECR refuses.
+    async fn gone_at(
+        &self,
+        pruned: &Pruned<'_>,
+        destination: &Destination,
+        places: &[Place],
+    ) -> Result<Vec<Standing>> {
         let is_own = destination.tag.source_tag("x").is_some() || destination.tag.follows_the_tag();
         if !is_own {
-            return Ok((Vec::new(), Vec::new()));
+            return Ok(Vec::new());
         }
         if self.invocation.rules.is_shared(destination, pruned.package) {
             return Err(Error::Rule(format!(
@@ -96,35 +147,34 @@ impl Run<'_> {
         let siblings: Vec<&Destination> = same_repository.collect();
         let now = SystemTime::now();
         let gone = gone(pruned, destination, &siblings, &images, now);
-        if gone.tags.len() * 2 > gone.of {
-            return Err(Error::Rule(format!(
+        match gone.tags.len() * 2 > gone.of {
+            true => Err(Error::Rule(format!(
                 "{} of {} tags in {} are gone at the source, which is more than half, so none of them was deleted: if that is right, delete them by hand",
                 gone.tags.len(),
                 gone.of,
                 destination.place()
-            )));
+            ))),
+            false => Ok(gone.tags),
         }
-        let mut tags = Vec::new();
-        for (tag, source_tags) in gone.tags {
-            // The list may have been incomplete; the tags themselves tell.
-            let mut is_gone = true;
-            for source_tag in &source_tags {
-                let resolve = || pruned.source.resolve(source_tag);
-                is_gone &= retry(pruned.source.observer(), resolve).await?.is_none();
-            }
-            if is_gone {
-                tags.push(tag);
-            }
-        }
-        if self.dry_run || tags.is_empty() {
-            return Ok((tags, Vec::new()));
-        }
-        let failures = repositories.delete_tags(destination, &tags).await?;
-        tags.retain(|tag| !failures.iter().any(|(failed, _)| failed == tag));
-        let warnings = failures.iter();
-        let warnings = warnings.map(|(tag, reason)| format!("tag {tag} was not deleted: {reason}"));
-        Ok((tags, warnings.collect()))
     }
+}
+
+/// Those of `gone` whose tags the source itself does not have: one HEAD request for each.
+async fn absent(source: &Repository, gone: &[Standing]) -> Result<Vec<Standing>> {
+    let looks = gone.iter().map(async |standing| {
+        for source_tag in &standing.1 {
+            let resolve = || source.resolve(source_tag);
+            if retry(source.observer(), resolve).await?.is_some() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(standing.clone()))
+    });
+    let looks = stream::iter(looks).buffered(REQUESTS);
+    looks
+        .try_filter_map(async |standing| Ok(standing))
+        .try_collect()
+        .await
 }
 
 /// The tags of a destination that stand for tags that are gone. One that may stand for another tag by the pattern of another

@@ -2,6 +2,7 @@
 
 use futures_util::{StreamExt, stream};
 
+use super::ages::Ages;
 use super::packages::Compared;
 use super::tags::Place;
 use super::{Run, to_place};
@@ -13,12 +14,13 @@ use crate::repositories::key;
 const REPOSITORIES: usize = 4;
 
 impl Run<'_> {
-    /// Creates those repositories that are missing, if the rule says so, and puts right what differs from the rule. What agrees gives
-    /// no report.
+    /// Creates those repositories that are missing, if the rule says so and one of `tags` is to be copied there, and puts right what
+    /// differs from the rule. What agrees gives no report.
     pub(super) async fn put_right(
         &self,
         compared: &Compared<'_>,
         places: &[Place],
+        (tags, ages): (&[String], &Ages<'_>),
         reports: &mut Reports,
     ) {
         let Some(rule) = compared.rule.repository() else {
@@ -31,7 +33,14 @@ impl Run<'_> {
         // Several packages may share a repository.
         let is_first = |place: &&Place| self.is_first_look(key(&place.destination));
         let outcomes = places.iter().filter(is_first).map(async |place| {
-            let put_right = repositories.put_right(&place.destination, rule, self.dry_run);
+            let is_needed = async || {
+                place.repository.expect_no_upstream().await?;
+                Ok(ages.is_one_enough(tags).await)
+            };
+            let put_right =
+                repositories.put_right(&place.destination, rule, self.dry_run, is_needed);
+            // Boxed, as it is large.
+            let put_right = Box::pin(put_right);
             let bounded = self.deadline.bound(async { Ok(put_right.await) });
             (place, bounded.await)
         });
@@ -52,6 +61,12 @@ impl Run<'_> {
                     continue;
                 }
                 (None, Some(true)) if outcome.report.is_some() => place.is_made(),
+                // All tags are too young. Another package may have one that is not; and should one of these be old enough a moment later,
+                // its job creates the repository.
+                (None, Some(false)) => {
+                    self.look_again(&key(&place.destination));
+                    place.is_made();
+                }
                 _ => {}
             }
             if outcome.is_silent() {

@@ -214,6 +214,10 @@ impl Comparison<'_> {
     /// Whether anything can be written under a tag that has another image, or none. What stands against it is noted, and reported
     /// once for all tags alike.
     async fn can_be_copied(&self, place: &Place, tag: &str, found: Option<Digest>) -> bool {
+        if let Err(error) = place.repository.expect_no_upstream().await {
+            place.refuse(error);
+            return false;
+        }
         if found.is_none() {
             return place.exists(tag, self.dry_run).await;
         }

@@ -1,17 +1,15 @@
 //! Which tags of a destination are immutable. ECR's registry API does not tell, so the ECR API is asked: only about a repository in
 //! which a tag was found that has another digest than it is to have, and not again for some minutes.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 
-use super::lock;
 use crate::aws::repositories::{Address, RepositoryApi};
 use crate::endpoint::{ecr_account, ecr_region};
 use crate::error::{Error, Kind};
-use crate::kept::{Freshness, Kept};
+use crate::kept::{Freshness, KeptBy};
 use crate::registry::Immutability;
 use crate::rules::repository::TagMutability;
 
@@ -25,17 +23,14 @@ const SHORT_LIFETIME: Duration = Duration::from_secs(60);
 /// How long an answer is waited for. Without one the copy finds out.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// So many repositories are remembered, so that a warm process does not grow.
-const REPOSITORIES_LIMIT: usize = 1000;
-
 /// How a repository is set up, if that could be learnt.
-type Setting = Kept<Option<Arc<TagMutability>>>;
+type Setting = Option<Arc<TagMutability>>;
 
 /// Asks ECR, and keeps its answers. Lives as long as the process.
 pub(super) struct Immutabilities {
     api: Arc<RepositoryApi>,
     /// By registry host and name.
-    kept: Mutex<HashMap<(String, String), Arc<Setting>>>,
+    kept: KeptBy<(String, String), Setting>,
 }
 
 impl Immutabilities {
@@ -43,20 +38,13 @@ impl Immutabilities {
     pub(super) fn new(api: Arc<RepositoryApi>) -> Self {
         Immutabilities {
             api,
-            kept: Mutex::default(),
+            kept: KeptBy::default(),
         }
     }
 
     /// Answers for the repository `name` on `host`. A host that is not one of ECR's stands in for the caller's own registry.
     pub(super) fn of(&self, host: &str, name: &str) -> Immutability {
-        let key = (host.to_owned(), name.to_owned());
-        let setting = {
-            let mut kept = lock(&self.kept);
-            if kept.len() >= REPOSITORIES_LIMIT && !kept.contains_key(&key) {
-                kept.clear();
-            }
-            kept.entry(key).or_default().clone()
-        };
+        let setting = self.kept.of((host.to_owned(), name.to_owned()));
         let api = self.api.clone();
         let at = Arc::new(Address {
             region: ecr_region(host).map(str::to_owned),
@@ -76,7 +64,7 @@ impl Immutabilities {
 }
 
 /// How a repository is set up, and how long that may be kept.
-async fn look(api: &RepositoryApi, at: &Address) -> (Option<Arc<TagMutability>>, Duration) {
+async fn look(api: &RepositoryApi, at: &Address) -> (Setting, Duration) {
     let found = tokio::time::timeout(PATIENCE, api.find(at)).await;
     match found.unwrap_or_else(|_| Err(too_late(at))) {
         Ok(Some(found)) => {

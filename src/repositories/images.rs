@@ -30,7 +30,8 @@ impl Repositories {
         self.api.images(&at, Status::Active).await
     }
 
-    /// Deletes tags. Gives those that were not deleted, with ECR's reason.
+    /// Deletes tags, at most [`DELETED_TOGETHER`](crate::aws::images::DELETED_TOGETHER). Gives those that were not deleted, with ECR's
+    /// reason.
     ///
     /// # Errors
     /// What ECR refuses.

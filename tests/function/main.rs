@@ -34,6 +34,7 @@ mod outages;
 mod payloads;
 mod properties;
 mod prune;
+mod pull_through_cache;
 mod pushes;
 mod queue;
 mod recipes;

@@ -311,6 +311,40 @@ async fn newest_counts_what_is_old_enough() {
     assert_eq!(scenario.github.server.count("GET", LIST), 1);
 }
 
+/// Not by a run either, nor in the words of a dry one; as soon as one tag is old enough, be it another package's, there is a reason.
+#[tokio::test]
+async fn a_scheduled_run_creates_no_repository_for_what_is_too_young() {
+    let rules = r#"[{"source":"acme/*","destination":"new/all:{basename}-{tag}","tags":{"min_age":"24h"},
+                     "repository":{"create":true,"scan_on_push":true}}]"#;
+    for has_queue in [true, false] {
+        let scenario = start(rules, has_queue).await;
+        for number in 1..=3 {
+            push(&scenario, &number.to_string(), &image(number), YOUNG);
+        }
+        for dry_run in [true, false] {
+            let event = json!({"reconcile": true, "dry_run": dry_run});
+            let reply = scenario.invoke(&event).await.reply();
+            assert_eq!(tags(&reply, "ignored"), ["1", "2", "3"], "{reply}");
+            assert_eq!(reports(&reply).len(), 3, "{reply}");
+            assert_eq!(scenario.aws.calls("CreateRepository"), 0);
+        }
+        let old = image(9);
+        scenario.push("acme/web", "1", &old);
+        let created_at = ago(OLD);
+        scenario
+            .github
+            .set_created_at("acme", "web", &old.top, Some(&created_at));
+        let reply = reconcile(&scenario).await;
+        assert!(reply.to_string().contains(r#""created""#), "{reply}");
+        assert_eq!(scenario.aws.calls("CreateRepository"), 1);
+        if has_queue {
+            scenario.process_queue().await;
+        }
+        let stored = scenario.ecr.repository("new/all").tags;
+        assert_eq!(stored.into_keys().collect::<Vec<_>>(), ["web-1"]);
+    }
+}
+
 #[tokio::test]
 async fn a_mistake_stops_the_start() {
     for wrong in [json!("1 day"), json!(24), json!("0h")] {

@@ -146,6 +146,68 @@ async fn in_doubt_a_tag_stays() {
     assert_eq!(pruned(&reply), ["6"], "{reply}");
 }
 
+/// After the list was read, and after a first look.
+#[tokio::test]
+async fn a_tag_that_comes_back_before_it_is_deleted_stays() {
+    let scenario = start(&[rule(&json!(DESTINATION))]).await;
+    for tag in ["1", "2"] {
+        scenario.ghcr.delete_tag(REPOSITORY, tag);
+    }
+    scenario.ghcr.lag_reads(REPOSITORY, "2", 1);
+    scenario.ghcr.put_tag(REPOSITORY, "2", &small_image().top);
+    scenario.ghcr.hide_tag(REPOSITORY, "2");
+    let reply = run(&scenario).await;
+    assert_eq!(pruned(&reply), ["1"], "{reply}");
+    assert_eq!(tags(&scenario), ["2", "3", "4", "5"]);
+}
+
+/// Each call deletes a hundred; what went before the one that fails is gone, and said to be.
+#[tokio::test]
+async fn what_was_deleted_before_a_failure_is_told() {
+    let scenario = start(&[rule(&json!(DESTINATION))]).await;
+    let image = small_image();
+    for number in 100..400 {
+        let tag = number.to_string();
+        scenario.ecr.put_tag(DESTINATION, &tag, &image.top);
+        if number >= 250 {
+            scenario.ghcr.put_tag(REPOSITORY, &tag, &image.top);
+        }
+    }
+    let aws = &scenario.aws.server;
+    aws.fault("POST", "BatchDeleteImage", 1, Fault::OmitHeader("x-none"));
+    let body = r#"{"__type": "AccessDeniedException", "message": "not now"}"#;
+    let refusal = Fault::Status {
+        status: 400,
+        headers: vec![(
+            "content-type".to_owned(),
+            "application/x-amz-json-1.1".to_owned(),
+        )],
+        body: body.to_owned(),
+    };
+    aws.fault("POST", "BatchDeleteImage", 1, refusal);
+    let reply = run(&scenario).await;
+    assert!(errors(&reply).contains("BatchDeleteImage"), "{reply}");
+    assert_eq!(pruned(&reply).len(), 100, "{reply}");
+    assert_eq!(tags(&scenario).len(), TAGS.len() + 200);
+    let reply = run(&scenario).await;
+    assert_eq!(pruned(&reply).len(), 50, "{reply}");
+}
+
+/// Several destinations of a repository may stand for it.
+#[tokio::test]
+async fn a_dry_run_names_a_tag_once() {
+    let destination = json!(["prod/api", "prod/api:{tag}-{digest8}"]);
+    let scenario = start(&[rule(&destination)]).await;
+    run(&scenario).await;
+    scenario.ecr.grow_old(DESTINATION);
+    scenario.ghcr.delete_tag(REPOSITORY, "2");
+    let event = json!({"reconcile": true, "dry_run": true});
+    let plan = pruned(&scenario.invoke(&event).await.reply());
+    let by_digest = format!("2-{}", &small_image().top[7..15]);
+    assert_eq!(plan, ["2", &by_digest]);
+    assert_eq!(pruned(&run(&scenario).await), plan);
+}
+
 #[tokio::test]
 async fn what_others_write_to_the_repository_stays() {
     // The rule would not have copied it.

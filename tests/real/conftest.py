@@ -100,6 +100,7 @@ class Registry:
     host: str
     user: str
     password: str
+    log: Path
 
     def copy(self, source: str, image: str) -> None:
         """Puts an image there, byte for byte."""
@@ -122,17 +123,23 @@ class Registry:
         return run("skopeo", "inspect", "--raw", "--tls-verify=false", "--creds", f"{self.user}:{self.password}",
                    f"docker://{self.host}/{image}")
 
+    def reads(self) -> list[tuple[str, int]]:
+        """The blobs that were read so far, each with the bytes that were sent, in their order."""
+        line = re.compile(r'"GET /v2/\S+/blobs/(sha256:\w+) HTTP/1.1" 20\d (\d+)')
+        return [(digest, int(count)) for digest, count in line.findall(self.log.read_text())]
+
 
 @contextmanager
-def registry(address: str, directory: Path, user: str, password: str):
-    directory.mkdir()
+def registry(address: str, directory: Path, user: str, password: str, **environment: str):
+    """What it holds stays in `directory`, for one that is started there later."""
+    directory.mkdir(exist_ok=True)
     passwords = directory / "htpasswd"
     # Four is bcrypt's least cost: every request pays it.
     passwords.write_text(run("htpasswd", "-nbB", "-C", "4", user, password))
     with server(address, ["docker-registry", "serve", Path(__file__).with_name("registry.yml")], directory / "log",
                 REGISTRY_HTTP_ADDR="HOST", REGISTRY_AUTH_HTPASSWD_PATH=str(passwords),
-                REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(directory)) as host:
-        yield Registry(host, user, password)
+                REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=str(directory), **environment) as host:
+        yield Registry(host, user, password, directory / "log")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what tests/real needs and this machine lacks: Python tools in .tools/venv, beside those of deployment, and in
-# .tools/checkov-venv, Debian packages, a Docker engine. `install.sh peers` installs only the commands that tests/bench
-# runs. May run any number of times; when everything is there, it changes nothing. Runs as root or with sudo.
+# .tools/checkov-venv, cargo-deny in .tools/cargo, Debian packages, a Docker engine. `install.sh peers` installs only the
+# commands that tests/bench runs, and `install.sh cargo-deny` only that. May run any number of times; when everything is there,
+# it changes nothing. Runs as root or with sudo.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -52,6 +53,19 @@ if [ "${1-}" = peers ]; then
   exit 0
 fi
 
+# Without optimisation: it is built in a third of the time, and checks within seconds all the same.
+install_cargo_deny() {
+  local version=0.20.2
+  [ "$(.tools/cargo/bin/cargo-deny --version 2>/dev/null)" != "cargo-deny $version" ] || return 0
+  cargo install cargo-deny --version "$version" --locked --debug --quiet --root .tools/cargo ||
+    fail "cargo could not install cargo-deny $version"
+}
+
+if [ "${1-}" = cargo-deny ]; then
+  install_cargo_deny
+  exit 0
+fi
+
 python=${PYTHON:-python3}
 "$python" -c 'import ensurepip, venv' 2>/dev/null || install_packages python3 python3-venv
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
@@ -70,6 +84,9 @@ install_python_tools() {
 deploy/install.sh
 install_python_tools venv requirements.txt
 install_python_tools checkov-venv checkov.txt
+install_cargo_deny
+# cargo-deny reads the licences of all crates, also of those for other systems, which no build here has fetched.
+cargo fetch --locked --quiet
 
 look_for curl:curl docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap htpasswd:apache2-utils
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)

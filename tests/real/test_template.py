@@ -6,7 +6,10 @@ import re
 import pytest
 import yaml
 
-from conftest import CHECKOUT, TOOLS, run
+from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
+
+from conftest import CHECKOUT, REGION, TOOLS, run
+from stack import Stack
 
 
 class Loader(yaml.SafeLoader):
@@ -44,7 +47,7 @@ def statements(role: dict) -> list[dict]:
 
 def actions(role: dict) -> set[str]:
     """All that a role allows."""
-    listed = [statement["Action"] for statement in statements(role)]
+    listed = [statement["Action"] for statement in statements(role) if statement["Effect"] == "Allow"]
     return {action for entry in listed for action in ([entry] if isinstance(entry, str) else entry)}
 
 
@@ -58,10 +61,15 @@ def test_the_linters_are_content(command):
     run(*command)
 
 
+def test_the_first_deployment_copies_nothing_until_somebody_says_so(template, resources):
+    assert template["Parameters"]["ScheduleState"]["Default"] == "DISABLED"
+    assert resources["CopyFunction"]["Properties"]["Events"]["Schedule"]["Properties"]["State"] == "ScheduleState"
+
+
 def test_the_public_function_may_only_read_its_secrets_and_hand_jobs_over(resources):
-    assert actions(resources["WebhookRole"]) == {
-        "sqs:SendMessage", "logs:CreateLogStream", "logs:PutLogEvents", "secretsmanager:GetSecretValue", "kms:Decrypt",
-    }
+    assert {statement["Action"] if isinstance(statement["Action"], str) else tuple(statement["Action"])
+            for statement in role_statements(Stack(WebhookSecretArn="arn:aws:secretsmanager:s"), "WebhookRole").values()} == {
+        "sqs:SendMessage", ("logs:CreateLogStream", "logs:PutLogEvents"), "secretsmanager:GetSecretValue"}
     variables = resources["WebhookFunction"]["Properties"]["Environment"]["Variables"]
     assert variables.keys() == {"WEBHOOK_SECRET_ID"}
 
@@ -70,7 +78,7 @@ def test_the_copy_function_deletes_images_only_where_a_parameter_says_so_and_is_
     role = resources["CopyRole"]
     assert not [action for action in actions(role) if "*" in action]
     listed = role["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
-    deletes = [entry for entry in listed if "Delete" in str(entry).replace("sqs:DeleteMessage", "")]
+    deletes = [entry for entry in listed if re.search("ecr:[A-Za-z]*Delete", str(entry))]
     assert [(entry[0], entry[1]["Action"]) for entry in deletes] == [("AllowsPrune", "ecr:BatchDeleteImage")]
     assert template["Parameters"]["AllowPrune"]["Default"] == "false"
     triggers = {event["Type"] for event in resources["CopyFunction"]["Properties"]["Events"].values()}
@@ -122,24 +130,30 @@ def test_an_outage_of_half_an_hour_does_not_fill_the_dead_letter_queue(resources
     assert days == 14
 
 
+def test_nothing_leads_from_the_stack_back_to_the_webhook_function():
+    """So Lambda never takes the webhook function for part of a loop, which it would cut after about sixteen rounds."""
+    stack = Stack(EventBusName="github", ScheduleState="ENABLED", ReportBus="arn:aws:events:eu-west-3:123456789012:event-bus/b")
+    invokers = {permission["Principal"] for permission in stack.of_type("AWS::Lambda::Permission").values()
+                if permission["FunctionName"] == "WebhookFunction"}
+    assert invokers == {"apigateway.amazonaws.com"}
+    mappings = stack.of_type("AWS::Lambda::EventSourceMapping").values()
+    assert [mapping["FunctionName"] for mapping in mappings] == ["CopyFunction"]
+    allowed = [statement for role in stack.of_type("AWS::IAM::Role").values()
+               for statement in role["Policies"][0]["PolicyDocument"]["Statement"]
+               if "lambda:InvokeFunction" in statement["Action"]]
+    assert [statement["Resource"] for statement in allowed] == ["CopyFunction.Arn"]
+
+
 def test_lambda_does_not_drop_a_copy_that_is_continued_again_and_again(resources):
     assert resources["CopyFunction"]["Properties"]["RecursiveLoop"] == "Allow"
 
 
 def test_copies_leave_some_of_a_new_accounts_ten_invocations_to_the_webhook(template):
-    assert template["Parameters"]["MaximumConcurrency"]["Default"] == 5
+    new_account, scheduled_run, webhooks = 10, 1, 4
+    copies = template["Parameters"]["MaximumConcurrency"]["Default"]
+    assert copies + scheduled_run + webhooks <= new_account
     scaling = template["Resources"]["CopyFunction"]["Properties"]["Events"]["Jobs"]["Properties"]["ScalingConfig"]
     assert scaling == {"MaximumConcurrency": "MaximumConcurrency"}
-
-
-def test_every_alarm_clears_once_its_cause_is_gone(resources):
-    alarms = [resource["Properties"] for resource in resources.values() if resource["Type"] == "AWS::CloudWatch::Alarm"]
-    assert len(alarms) == 9
-    # A sum, or the depth or age of a queue, goes back to nothing; and where nothing is reported, nothing is wrong.
-    assert {alarm["Statistic"] for alarm in alarms} == {"Sum", "Maximum"}
-    assert {alarm["MetricName"] for alarm in alarms if alarm["Statistic"] == "Maximum"} == {
-        "ApproximateNumberOfMessagesVisible", "ApproximateAgeOfOldestMessage"}
-    assert {alarm["TreatMissingData"] for alarm in alarms} == {"notBreaching"}
 
 
 def test_a_webhook_that_is_answered_429_raises_an_alarm(resources):
@@ -155,21 +169,11 @@ def test_a_webhook_that_is_answered_429_raises_an_alarm(resources):
     assert (alarm["Namespace"], alarm["MetricName"]) == (metric["MetricNamespace"], metric["MetricName"])
 
 
-def test_the_readme_names_parameters_outputs_and_actions_that_there_are(template):
+def test_the_readme_names_outputs_that_there_are(template):
     readme = (CHECKOUT / "README.md").read_text()
     named = set(re.findall(r"<([A-Z][A-Za-z]+)>", readme))
     assert named >= {"FunctionName", "JobQueueArn", "DeadLetterQueueArn"}
     assert named <= template["Outputs"].keys()
-
-    permissions = readme.partition("## Permissions")[2].partition("##")[0]
-    allowed = {action for role in ("WebhookRole", "CopyRole") for action in actions(template["Resources"][role])}
-    listed, last_service = set(), None
-    for row in permissions.splitlines():
-        actions_of_row = row.split("|")[1] if "|" in row else ""
-        for service, action in re.findall(r"`(?:([a-z]+):)?([A-Z][A-Za-z]+)`", actions_of_row):
-            last_service = service or last_service
-            listed.add(f"{last_service}:{action}")
-    assert listed == allowed
 
 
 def test_the_readme_invokes_the_function_once_and_waits_for_it():
@@ -177,3 +181,118 @@ def test_the_readme_invokes_the_function_once_and_waits_for_it():
     commands = [line for line in readme.splitlines() if "aws lambda invoke " in line]
     assert commands
     assert all("AWS_MAX_ATTEMPTS=1" in command and "--cli-read-timeout 0" in command for command in commands)
+
+
+# What governed accounts ask for. Without these parameters the template is as if it did not know of them.
+
+BOUNDARY = "arn:aws:iam::123456789012:policy/boundary"
+KEY = "arn:aws:kms:eu-west-3:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+EVERYTHING = {"EventBusName": "github", "ScheduleState": "ENABLED", "ManageRepositories": "true"}
+
+
+def role_statements(stack: Stack, role: str) -> dict[str, dict]:
+    listed = stack.of_type("AWS::IAM::Role")[role]["Policies"][0]["PolicyDocument"]["Statement"]
+    return {statement["Sid"]: statement for statement in listed}
+
+
+def test_every_role_has_the_boundary_and_the_path(template):
+    roles = Stack(**EVERYTHING, PermissionsBoundaryArn=BOUNDARY, RolePath="/platform/mirror/").of_type("AWS::IAM::Role")
+    # Those that SAM would make have neither.
+    assert roles.keys() == {name for name, resource in template["Resources"].items() if resource["Type"] == "AWS::IAM::Role"}
+    assert len(roles) == 3
+    assert {(role["PermissionsBoundary"], role["Path"]) for role in roles.values()} == {(BOUNDARY, "/platform/mirror/")}
+
+    roles = Stack(**EVERYTHING).of_type("AWS::IAM::Role")
+    assert not any("PermissionsBoundary" in role for role in roles.values())
+    assert {role["Path"] for role in roles.values()} == {"/"}
+
+
+@pytest.mark.parametrize("path", ["platform/", "/platform", "/plat form/", ""])
+def test_a_path_that_iam_would_refuse_is_refused_by_the_template(path):
+    with pytest.raises(AssertionError, match="RolePath"):
+        Stack(RolePath=path)
+
+
+def test_the_schedule_runs_the_copy_function_by_a_role_for_nothing_else():
+    stack = Stack(**EVERYTHING)
+    schedule, = stack.of_type("AWS::Scheduler::Schedule").values()
+    assert schedule["Target"]["RoleArn"] == "ScheduleRole.Arn"
+    statement, = role_statements(stack, "ScheduleRole").values()
+    assert (statement["Action"], statement["Resource"]) == ("lambda:InvokeFunction", "CopyFunction.Arn")
+    trust, = stack.of_type("AWS::IAM::Role")["ScheduleRole"]["AssumeRolePolicyDocument"]["Statement"]
+    assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": "123456789012"}}
+
+
+def test_both_functions_are_attached_to_the_subnets_and_their_code_may_not_touch_the_network():
+    stack = Stack(SubnetIds="subnet-1,subnet-2", SecurityGroupIds="sg-1")
+    for function in stack.of_type("AWS::Lambda::Function").values():
+        assert function["VpcConfig"] == {"SubnetIds": ["subnet-1", "subnet-2"], "SecurityGroupIds": ["sg-1"]}
+    for role in ("WebhookRole", "CopyRole"):
+        statements = role_statements(stack, role)
+        assert {"ec2:CreateNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DeleteNetworkInterface"} <= set(
+            statements["NetworkInterfaces"]["Action"])
+        denied = statements["NoNetworkInterfacesForTheCode"]
+        assert (denied["Effect"], denied["Action"]) == ("Deny", "ec2:*")
+        assert denied["Condition"] == {
+            "ArnLike": {"lambda:SourceFunctionArn": "arn:aws:lambda:eu-west-3:123456789012:function:*"}}
+
+
+@pytest.mark.parametrize("half", [{"SubnetIds": "subnet-1"}, {"SecurityGroupIds": "sg-1"}])
+def test_half_a_vpc_is_left_to_lambda_to_refuse(half):
+    assert all("VpcConfig" in function for function in Stack(**half).of_type("AWS::Lambda::Function").values())
+
+
+def test_without_subnets_there_is_no_vpc_and_no_right_to_one():
+    stack = Stack(**EVERYTHING)
+    assert not any("VpcConfig" in function for function in stack.of_type("AWS::Lambda::Function").values())
+    assert "ec2:" not in str(stack.of_type("AWS::IAM::Role"))
+
+
+def test_queues_and_logs_have_the_keys_and_the_roles_may_use_the_queues():
+    stack = Stack(QueueKeyArn=KEY, LogKeyArn=KEY)
+    for queue in stack.of_type("AWS::SQS::Queue").values():
+        assert queue["KmsMasterKeyId"] == KEY
+        # SQS refuses both.
+        assert "SqsManagedSseEnabled" not in queue
+    assert [group["KmsKeyId"] for group in stack.of_type("AWS::Logs::LogGroup").values()] == [KEY] * 3
+    for role in ("WebhookRole", "CopyRole"):
+        statement = role_statements(stack, role)["QueueKey"]
+        assert (set(statement["Action"]), statement["Resource"]) == ({"kms:Decrypt", "kms:GenerateDataKey"}, KEY)
+        assert statement["Condition"] == {"StringEquals": {"kms:ViaService": "sqs.eu-west-3.amazonaws.com"}}
+
+
+def test_without_keys_aws_has_its_own():
+    stack = Stack()
+    for queue in stack.of_type("AWS::SQS::Queue").values():
+        assert queue["SqsManagedSseEnabled"] is True and "KmsMasterKeyId" not in queue
+    assert not any("KmsKeyId" in group for group in stack.of_type("AWS::Logs::LogGroup").values())
+    assert "kms:" not in str(stack.of_type("AWS::IAM::Role"))
+
+
+def variables_of(stack: Stack) -> list[dict[str, str]]:
+    return [function["Environment"]["Variables"] for function in stack.of_type("AWS::Lambda::Function").values()]
+
+
+def test_both_functions_use_the_proxy_except_for_lambda_itself_and_what_is_named():
+    proxy = "http://proxy.example.com:3128"
+    for variables in variables_of(Stack(HttpsProxy=proxy, NoProxy="eu-west-3.amazonaws.com")):
+        assert variables["HTTPS_PROXY"] == variables["HTTP_PROXY"] == proxy
+        assert variables["NO_PROXY"].split(",") == ["127.0.0.1", "localhost", "eu-west-3.amazonaws.com"]
+    for variables in variables_of(Stack()):
+        assert not [name for name in variables if name.endswith("PROXY")]
+
+
+def test_a_function_has_no_variable_without_a_value():
+    for variables in variables_of(Stack()):
+        assert all(str(value) for value in variables.values()), variables
+
+
+def test_tags_of_the_stack_reach_everything_that_takes_tags_but_what_the_readme_names():
+    kinds = {resource["Type"] for resource in Stack(**EVERYTHING).resources.values()}
+    untagged = {kind for kind in kinds
+                if not PROVIDER_SCHEMA_MANAGER.get_resource_schema(REGION, kind).schema["tagging"]["taggable"]}
+    # Those besides the schedule are parts of something that has tags.
+    assert untagged == {
+        "AWS::Scheduler::Schedule", "AWS::ECR::PullTimeUpdateExclusion", "AWS::Lambda::EventInvokeConfig",
+        "AWS::Lambda::Permission", "AWS::Logs::MetricFilter", "AWS::SQS::QueuePolicy"}
+    assert "the schedule takes none" in (CHECKOUT / "README.md").read_text()

@@ -173,16 +173,30 @@ impl Aws {
         self.state().scripts.templates.push(template);
     }
 
+    /// Adds a rule of the pull-through cache to the caller's registry in every Region: repositories under `prefix` are filled from the
+    /// registry at `upstream`.
+    pub fn put_cache_rule(&self, prefix: &str, upstream: &str) {
+        self.state().scripts.cache_rules.push(json!({
+            "ecrRepositoryPrefix": prefix,
+            "upstreamRegistryUrl": upstream,
+            "registryId": ACCOUNT,
+            "createdAt": 1_563_223_656.0,
+        }));
+    }
+
     /// Somebody else creates the repository right before the caller's next `CreateRepository` for it.
     pub fn race_creation(&self, repository: &str) {
         self.state().scripts.raced.push(repository.to_owned());
     }
 
-    /// How often each operation of the ECR API about repositories was called, in the order of their names.
+    /// How often each operation of the ECR API about repositories was called, in the order of their names. That about the rules of the
+    /// pull-through cache is not among them: it is one call for a whole registry, see [`Aws::calls`].
     pub fn repository_calls(&self) -> Vec<(String, usize)> {
         let state = self.state();
-        let is_about_repositories =
-            |operation: &&String| repositories::OPERATIONS.contains(&operation.as_str());
+        let is_about_repositories = |operation: &&String| {
+            repositories::OPERATIONS.contains(&operation.as_str())
+                && *operation != repositories::CACHE_RULES
+        };
         let calls = state.calls.keys().filter(is_about_repositories);
         calls
             .map(|operation| (operation.clone(), state.calls[operation]))

@@ -12,11 +12,15 @@ use crate::ecr::{Ecr, Settings};
 use crate::function::ACCOUNT;
 use crate::http::Reply;
 
+/// The one about rules of the pull-through cache, which belong to the registry.
+pub(super) const CACHE_RULES: &str = "DescribePullThroughCacheRules";
+
 /// Every operation here.
-pub(super) const OPERATIONS: [&str; 13] = [
+pub(super) const OPERATIONS: [&str; 14] = [
     "BatchDeleteImage",
     "CreateRepository",
     "DescribeImages",
+    CACHE_RULES,
     "DescribeRepositories",
     "DescribeRepositoryCreationTemplates",
     "GetLifecyclePolicy",
@@ -29,6 +33,9 @@ pub(super) const OPERATIONS: [&str; 13] = [
     "TagResource",
 ];
 
+/// Those that are about a registry and name no repository.
+const OF_THE_REGISTRY: [&str; 2] = ["DescribeRepositoryCreationTemplates", CACHE_RULES];
+
 /// An error: its code and its message.
 type Refused = (&'static str, String);
 
@@ -37,6 +44,8 @@ type Refused = (&'static str, String);
 pub(super) struct Scripts {
     /// By prefix; `ROOT` for the rest.
     pub(super) templates: Vec<Value>,
+    /// Of the pull-through cache.
+    pub(super) cache_rules: Vec<Value>,
     /// Repositories that somebody else creates right before the caller does.
     pub(super) raced: Vec<String>,
     /// Registries of other accounts that let the caller create repositories.
@@ -86,7 +95,7 @@ impl<'a> Call<'a> {
                 (account.to_owned(), name.to_owned())
             }
         };
-        if name.is_empty() && operation != "DescribeRepositoryCreationTemplates" {
+        if name.is_empty() && !OF_THE_REGISTRY.contains(&operation) {
             return Err(invalid("repositoryName", ""));
         }
         Ok(Call {
@@ -107,9 +116,9 @@ impl<'a> Call<'a> {
 
     fn answer(&self, state: &mut State) -> Result<Value, Refused> {
         let action = format!("ecr:{}", self.operation);
-        let resource = match self.operation {
-            "DescribeRepositoryCreationTemplates" => "*".to_owned(),
-            _ => self.arn(),
+        let resource = match OF_THE_REGISTRY.contains(&self.operation) {
+            true => "*".to_owned(),
+            false => self.arn(),
         };
         let is_open = self.operation == "CreateRepository"
             && state.scripts.open_accounts.contains(&self.account);
@@ -123,19 +132,14 @@ impl<'a> Call<'a> {
         if state.denied.contains(self.operation) {
             return Err(("AccessDeniedException", denial(&action, &resource)));
         }
-        if self.operation == "DescribeRepositoryCreationTemplates" {
-            // One on each page, so that a caller has to read on.
-            let at: usize = self.input["nextToken"]
-                .as_str()
-                .map_or(0, |token| token.parse().expect("our own token"));
-            let templates = &state.scripts.templates;
-            let page: Vec<Value> = templates.iter().skip(at).take(1).cloned().collect();
-            let mut output =
-                json!({"registryId": self.account, "repositoryCreationTemplates": page});
-            if at + 1 < templates.len() {
-                output["nextToken"] = json!((at + 1).to_string());
+        match self.operation {
+            "DescribeRepositoryCreationTemplates" => {
+                return Ok(self.page("repositoryCreationTemplates", &state.scripts.templates));
             }
-            return Ok(output);
+            CACHE_RULES => {
+                return Ok(self.page("pullThroughCacheRules", &state.scripts.cache_rules));
+            }
+            _ => {}
         }
         let key = (self.region.to_owned(), self.account.clone());
         let registry = state.registries.get(&key).cloned();
@@ -166,6 +170,19 @@ impl<'a> Call<'a> {
         }
         self.read(&settings)
             .unwrap_or_else(|| self.write(&registry, settings))
+    }
+
+    /// One entry on each page, so that a caller has to read on.
+    fn page(&self, field: &str, entries: &[Value]) -> Value {
+        let at: usize = self.input["nextToken"]
+            .as_str()
+            .map_or(0, |token| token.parse().expect("our own token"));
+        let page: Vec<Value> = entries.iter().skip(at).take(1).cloned().collect();
+        let mut output = json!({"registryId": self.account, field: page});
+        if at + 1 < entries.len() {
+            output["nextToken"] = json!((at + 1).to_string());
+        }
+        output
     }
 
     fn create(&self, registry: &Ecr) -> Result<Value, Refused> {
