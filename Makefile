@@ -24,7 +24,7 @@ LOCAL_OPTIONS = --template $(LOCAL_BUILD)/template.yaml --parameter-overrides Ar
 
 .DEFAULT_GOAL := help
 .PHONY: help demo bench test-fast test fuzz advisories parameters build local-build package invoke start-api deploy \
-	remote-invoke fmt clean
+	remote-invoke doctor fmt clean
 
 help: ## list these targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,13 +102,25 @@ deploy: build ## build and deploy with the parameters in deploy/development.yaml
 
 STACK = $(shell sed -n '/^\[$(ENVIRONMENT)\.global\./,/^stack_name/ s/^stack_name *= *"\(.*\)".*/\1/p' samconfig.toml)
 
-# By the AWS CLI: SAM's own command gives up after a minute, and invokes again.
+# A function of the deployed stack, and a file with the event. By the AWS CLI: SAM's own command gives up after a minute, and
+# invokes again.
+INVOKE = AWS_MAX_ATTEMPTS=1 aws lambda invoke --cli-read-timeout 0 --cli-binary-format raw-in-base64-out --function-name "$$( \
+		aws cloudformation describe-stack-resource --logical-resource-id $(1) --stack-name $(STACK) \
+			--query StackResourceDetail.PhysicalResourceId --output text)" \
+		--payload file://$(2)
+
 remote-invoke: ## invoke the deployed function: EVENT=events/….json (ENVIRONMENT=production)
 	@test -n "$(EVENT)" || { echo 'make remote-invoke EVENT=events/….json' >&2; exit 2; }
-	AWS_MAX_ATTEMPTS=1 aws lambda invoke --cli-read-timeout 0 --cli-binary-format raw-in-base64-out --function-name "$$( \
-		aws cloudformation describe-stack-resource --logical-resource-id CopyFunction --stack-name $(STACK) \
-			--query StackResourceDetail.PhysicalResourceId --output text)" \
-		--payload file://$(EVENT) /dev/stdout
+	$(call INVOKE,CopyFunction,$(EVENT)) /dev/stdout
+
+# Each has its own rights and settings: only the one that takes webhooks can read their secret.
+doctor: ## test everything that the deployed functions need, and say what to do (ENVIRONMENT=production)
+	@answer=$$(mktemp) && trap 'rm -f "$$answer"' EXIT && status=0 && \
+	for function in CopyFunction WebhookFunction; do \
+		: >"$$answer"; \
+		$(call INVOKE,$$function,events/check.json) "$$answer" >/dev/null || status=1; \
+		python3 deploy/doctor.py "$$function" <"$$answer" || status=1; \
+	done; exit $$status
 
 fmt: ## format the Rust code
 	cargo fmt --all

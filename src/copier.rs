@@ -2,6 +2,7 @@
 //! the job asks for them, and finds the other tags that were pushed with the one that GitHub named.
 
 mod creating;
+mod packages;
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;

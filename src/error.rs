@@ -74,6 +74,8 @@ pub enum Operation {
     FetchBlob,
     /// Opening an upload session.
     StartUpload,
+    /// Giving up an upload session.
+    CancelUpload,
     /// Writing a blob.
     PushBlob,
     /// Writing a manifest.
@@ -93,6 +95,7 @@ impl fmt::Display for Operation {
             Operation::HasBlob => "look for blob",
             Operation::FetchBlob => "fetch blob",
             Operation::StartUpload => "start upload",
+            Operation::CancelUpload => "cancel upload",
             Operation::PushBlob => "push blob",
             Operation::PushManifest => "push manifest",
             Operation::ListTags => "list tags",
@@ -222,6 +225,15 @@ impl Error {
         match self {
             Error::Registry { retry_after, .. } | Error::Api { retry_after, .. } => *retry_after,
             _ => None,
+        }
+    }
+
+    /// What to do about it, as far as the error says so; the text of the error ends with it.
+    pub fn advice(&self) -> &str {
+        match self {
+            Error::Api { advice, .. } => advice,
+            Error::Registry { advice, .. } => advice,
+            _ => "",
         }
     }
 

@@ -32,6 +32,8 @@ pub enum Event {
     Direct(Direct),
     /// A schedule, or somebody who may invoke the function, asks to compare the registries.
     Reconcile(Scope),
+    /// Somebody who may invoke the function asks whether it has all that it needs.
+    Check,
 }
 
 impl Event {
@@ -51,11 +53,13 @@ impl Event {
             sqs::read(payload).map(Event::Queue)
         } else if has("/reconcile") {
             direct::read_reconcile(payload).map(Event::Reconcile)
+        } else if has("/check") {
+            direct::read_check(payload).map(|()| Event::Check)
         } else if has("/source") || has("/image") {
             Direct::read(payload).map(Event::Direct)
         } else {
             Err(Error::Event(
-                "neither an HTTP request (`requestContext`), an event of EventBridge (`detail-type`), messages of SQS (`Records`), nor a direct event: {\"source\": \"ghcr.io/owner/name:tag\"}, {\"image\": \"ghcr.io/owner/name\", \"tags\": [\"tag\"]} or {\"reconcile\": true}".to_owned(),
+                "neither an HTTP request (`requestContext`), an event of EventBridge (`detail-type`), messages of SQS (`Records`), nor a direct event: {\"source\": \"ghcr.io/owner/name:tag\"}, {\"image\": \"ghcr.io/owner/name\", \"tags\": [\"tag\"]}, {\"reconcile\": true} or {\"check\": true}".to_owned(),
             ))
         }
     }

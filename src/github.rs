@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use self::expiry::Expiries;
+pub use self::expiry::Grant;
 use self::versions::Lists;
 pub use self::versions::Named;
 use crate::error::{Error, Kind, Result};
@@ -88,6 +89,7 @@ struct Call<'a> {
 struct Answer<T> {
     body: T,
     next: Result<Option<Url>, UntrustedLink>,
+    grant: Grant,
 }
 
 /// A page of the list of packages.
@@ -191,11 +193,19 @@ impl GitHub {
     }
 
     /// Lets GitHub say when a token expires, in an answer that counts for no rate limit.
+    ///
+    /// # Errors
+    /// As [`GitHub::grant`].
+    pub async fn ask_expiry(&self, token: &Token) -> Result<()> {
+        self.grant(token).await.map(|_| ())
+    }
+
+    /// What GitHub says of a token: its scopes, and when it expires; in an answer that counts for no rate limit.
     /// (GitHub's documentation, "REST API endpoints for rate limits")
     ///
     /// # Errors
     /// [`Error::Api`]: the token is not accepted, or GitHub can't be asked.
-    pub async fn ask_expiry(&self, token: &Token) -> Result<()> {
+    pub async fn grant(&self, token: &Token) -> Result<Grant> {
         let call = Call {
             operation: "look at token",
             subject: &token.secret_id,
@@ -205,8 +215,8 @@ impl GitHub {
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("rate_limit");
         }
-        self.get::<serde::de::IgnoredAny>(&call, url).await?;
-        Ok(())
+        let answer = self.get::<serde::de::IgnoredAny>(&call, url).await?;
+        Ok(answer.grant)
     }
 
     /// What is known of `digest` in `package`, written as `owner/name`; `None` if it is not among the newest thousand versions.
@@ -340,8 +350,10 @@ impl GitHub {
             .send()
             .await
             .map_err(|error| call.transient(broken(error)))?;
+        let grant = Grant::read(response.headers());
         if let Some(token) = call.token {
-            self.expiries.note(token, &response);
+            let is_accepted = response.status().is_success();
+            self.expiries.note(token, &grant, is_accepted);
         }
         if response.status() != StatusCode::OK {
             return Err(refusal::of(response, call).await);
@@ -353,7 +365,7 @@ impl GitHub {
         // What the parser says of a body quotes it.
         let body = serde_json::from_slice(&body)
             .map_err(|_| call.transient("the answer is not the JSON that was expected".into()))?;
-        Ok(Answer { body, next })
+        Ok(Answer { body, next, grant })
     }
 }
 

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::aws::queue::Queue;
 use crate::aws::secrets::Secrets;
+use crate::check::{self, Check, Checklist};
 use crate::config::Settings;
 use crate::copier::Copier;
 use crate::copy::Shared;
@@ -54,6 +55,18 @@ pub enum Reply {
     Json(Value),
     /// What happened, for whoever invoked the function itself.
     Reports(Box<Reports>),
+    /// What was tested, for whoever asked for it.
+    Checklist(Checklist),
+}
+
+/// What was done about an event.
+enum Done {
+    /// The reports say it.
+    Reported,
+    /// The messages with these ids come back.
+    Returned(Vec<String>),
+    /// Everything was tested.
+    Checked(Checklist),
 }
 
 impl App {
@@ -80,30 +93,28 @@ impl App {
         let mut reports = Reports::default();
         let done = Box::pin(self.act(&event, request_id, deadline, &mut reports)).await;
         reports.log_metrics(self.copier.github.next_expiry());
-        let returned = done?;
-        match event {
-            Event::Http(request) => request.reply(&reports).map(Reply::Json),
-            Event::Queue(_) => batch_reply(returned).map(Reply::Json),
-            Event::GitHub(_) | Event::Direct(_) => {
-                reports.result().map(Box::new).map(Reply::Reports)
-            }
-            Event::Reconcile(scope) => match reports.passing_error() {
+        match (event, done?) {
+            (Event::Http(request), _) => request.reply(&reports).map(Reply::Json),
+            (_, Done::Returned(ids)) => batch_reply(ids).map(Reply::Json),
+            (_, Done::Checked(checklist)) => Ok(Reply::Checklist(checklist)),
+            (Event::Reconcile(scope), _) => match reports.passing_error() {
                 // A dry run that is repeated begins anew, and gets no further: what it has found is the answer.
                 Some(Error::Deadline) if scope.dry_run => Ok(Reply::Reports(Box::new(reports))),
                 Some(error) => Err(error.clone()),
                 None => Ok(Reply::Reports(Box::new(reports))),
             },
+            _ => reports.result().map(Box::new).map(Reply::Reports),
         }
     }
 
-    /// Does what an event asks for. Gives the ids of messages that come back.
+    /// Does what an event asks for.
     async fn act(
         &self,
         event: &Event,
         request_id: &str,
         deadline: Deadline,
         reports: &mut Reports,
-    ) -> Result<Vec<String>> {
+    ) -> Result<Done> {
         match event {
             Event::Http(request) => {
                 let deadline = match self.queue {
@@ -115,7 +126,7 @@ impl App {
                 reports.extend(answer.unwrap_or_else(failed));
             }
             Event::Queue(messages) => {
-                return Ok(match self.invocation(request_id, deadline).await {
+                let returned = match self.invocation(request_id, deadline).await {
                     Ok(mut invocation) => {
                         invocation.is_repeated = true;
                         Box::pin(worker::process(&invocation, messages, reports)).await
@@ -123,7 +134,8 @@ impl App {
                     Err(error) => {
                         worker::return_all(self.queue.as_ref(), messages, &error, deadline).await
                     }
-                });
+                };
+                return Ok(Done::Returned(returned));
             }
             Event::GitHub(event) => {
                 let invocation = self.invocation(request_id, deadline).await?;
@@ -141,6 +153,18 @@ impl App {
                 });
                 reports.add_up(invocation.shared.estimate.sum());
             }
+            Event::Check => {
+                let check = Check {
+                    settings: &self.settings,
+                    rules: &self.rules,
+                    copier: &self.copier,
+                    secrets: &self.secrets,
+                    queue: self.queue.as_ref(),
+                    event_bus: self.publisher.as_ref().map(Publisher::bus),
+                    deadline,
+                };
+                return Ok(Done::Checked(Box::pin(check::run(&check)).await));
+            }
             Event::Reconcile(scope) => {
                 let invocation = self.invocation(request_id, deadline).await?;
                 Box::pin(reconcile::run(&invocation, scope, reports)).await;
@@ -148,7 +172,7 @@ impl App {
                 reports.log_counts();
             }
         }
-        Ok(Vec::new())
+        Ok(Done::Reported)
     }
 
     async fn invocation(&self, request_id: &str, deadline: Deadline) -> Result<Invocation<'_>> {

@@ -19,6 +19,8 @@ pub enum Freshness {
     Kept,
     /// Read again at once, as the kept one was refused.
     AfterRefusal,
+    /// Read again in any case: for somebody who may ask, and wants to know how it is now.
+    Anew,
 }
 
 /// A value that is read from elsewhere and kept for some time.
@@ -55,7 +57,12 @@ impl<T: Clone> Kept<T> {
             let is_refreshed = entry
                 .refreshed_at
                 .is_some_and(|at| now - at < REFRESH_INTERVAL);
-            entry.expires_at > now && (freshness == Freshness::Kept || is_refreshed)
+            let is_fresh = match freshness {
+                Freshness::Kept => true,
+                Freshness::AfterRefusal => is_refreshed,
+                Freshness::Anew => false,
+            };
+            is_fresh && entry.expires_at > now
         };
         if let Some(entry) = entry.as_ref().filter(|entry| is_usable(entry)) {
             return Ok(entry.value.clone());
@@ -64,7 +71,7 @@ impl<T: Clone> Kept<T> {
         *entry = Some(Entry {
             value: value.clone(),
             expires_at: now + lifetime,
-            refreshed_at: (freshness == Freshness::AfterRefusal).then_some(now),
+            refreshed_at: (freshness != Freshness::Kept).then_some(now),
         });
         Ok(value)
     }

@@ -24,6 +24,7 @@
 //! | [`worker`] | the queue's messages, and their fate |
 //! | [`event`] | JSON in: a closed set of events, GitHub's signature and payload |
 //! | [`reconcile`] | a scheduled run: from rules to tags that differ |
+//! | [`check`] | whether everything is as a deployment needs it: a checklist with remedies |
 //! | [`reports`], [`metrics`], [`logging`] | JSON out: what happened, in the reply, in CloudWatch's metrics and in the log |
 //! | [`invocation`] | what one invocation works with: jobs are copied at once, or enqueued |
 //! | [`publisher`] | what the event bus is told |
@@ -74,6 +75,8 @@ pub mod worker;
 pub mod event;
 
 pub mod reconcile;
+
+pub mod check;
 
 pub mod reports;
 

@@ -49,6 +49,8 @@ async fn start() -> Result<App, Error> {
         let dead_letter_url = settings.dead_letter_queue_url.clone();
         Queue::new(&configuration, url, dead_letter_url)
     });
+    let event_bus = settings.event_bus.clone();
+    let event_bus = event_bus.map(|name| EventBus::new(&configuration, name));
     let repository_api = Arc::new(RepositoryApi::new(&configuration));
     Ok(App {
         rules: RulesInForce::new(&mut settings, secrets.clone()).await?,
@@ -63,10 +65,7 @@ async fn start() -> Result<App, Error> {
             github: GitHub::new(http, settings.github_api_url.clone()),
             repositories: Repositories::new(repository_api, settings.hosts.clone()),
         },
-        publisher: settings
-            .event_bus
-            .clone()
-            .map(|bus| Publisher::new(EventBus::new(&configuration, bus))),
+        publisher: event_bus.map(Publisher::new),
         secrets,
         queue,
         settings,

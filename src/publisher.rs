@@ -70,6 +70,11 @@ impl Publisher {
         }
     }
 
+    /// The bus.
+    pub fn bus(&self) -> &EventBus {
+        &self.bus
+    }
+
     /// Tells which destinations of a job have got the image, and whether all have it now.
     ///
     /// # Errors

@@ -72,14 +72,19 @@ impl Registries {
         if sources.len() >= SOURCES_LIMIT && !sources.contains_key(&key) {
             sources.clear();
         }
-        let repository = sources.entry(key).or_insert_with(|| {
-            let credentials = self
-                .token_id(token_secret_id)
-                .map(|id| self.ghcr_credentials(id));
-            let registry = self.source_registry.clone();
-            Repository::source(self.http.clone(), registry, package, credentials)
-        });
+        let repository = sources
+            .entry(key)
+            .or_insert_with(|| self.new_source(package, token_secret_id));
         repository.clone().observed()
+    }
+
+    /// As [`Registries::source`], but without the authorization that is kept, so that it shows whether a new one can be had.
+    pub fn new_source(&self, package: &str, token_secret_id: Option<&str>) -> Repository {
+        let credentials = self
+            .token_id(token_secret_id)
+            .map(|id| self.ghcr_credentials(id));
+        let registry = self.source_registry.clone();
+        Repository::source(self.http.clone(), registry, package, credentials)
     }
 
     /// A repository to write to, observed by an observer of its own: on the registry that the destination names, else on the
@@ -121,15 +126,40 @@ impl Registries {
             })
         });
         let name = &destination.repository;
-        // The ECR API knows nothing of other registries. One without TLS stands in for ECR, on the same machine.
-        let is_ecr = ecr_region(&registry.host()).is_some() || registry.is_plain_http();
-        let (http, host) = (self.http.clone(), registry.host());
+        let http = self.http.clone();
         let repository = Repository::destination(http, registry, name, credentials, budget);
-        Ok(match is_ecr {
-            true => repository
-                .with_immutability(self.immutabilities.of(&host, name))
-                .with_upstream(self.cache_rules.of(&host, name)),
+        // The ECR API knows nothing of other registries.
+        Ok(match repository.is_in_ecr() {
+            true => {
+                let immutability = self.immutabilities.of(repository.host(), name);
+                let upstream = self.cache_rules.of(repository.host(), name);
+                repository
+                    .with_immutability(immutability)
+                    .with_upstream(upstream)
+            }
             false => repository,
+        })
+    }
+
+    /// Asks ECR anew for the authorization in the function's own Region, and gives the host of the registry there.
+    ///
+    /// # Errors
+    /// [`Error::Api`] names the Region.
+    pub async fn authorize(&self) -> Result<String> {
+        let authorization = self.ecr.authorization(None, Freshness::Anew).await?;
+        Ok(authorization.registry.host())
+    }
+
+    /// The token in `token_secret_id`, read again.
+    ///
+    /// # Errors
+    /// Names the secret, never its value.
+    pub async fn token(&self, token_secret_id: &str) -> Result<Token> {
+        let freshness = Freshness::Anew;
+        let (text, _) = self.secrets.ghcr_token(token_secret_id, freshness).await?;
+        Ok(Token {
+            secret_id: token_secret_id.to_owned(),
+            text,
         })
     }
 

@@ -35,7 +35,7 @@ pub use self::challenge::Challenge;
 pub use self::immutability::Immutability;
 pub use self::pull_through_cache::{Upstream, UpstreamLook};
 use self::refusal::Place;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, ecr_region};
 use crate::error::{Error, Kind, Operation, Result, Side};
 use crate::observer::{Happened, Observer};
 
@@ -148,6 +148,11 @@ impl Repository {
     /// The repository's name on it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the ECR API knows of it. A registry without TLS stands in for ECR, on the same machine.
+    pub fn is_in_ecr(&self) -> bool {
+        ecr_region(&self.host).is_some() || self.endpoint.is_plain_http()
     }
 
     /// What the references of all digests of this repository begin with.
@@ -306,6 +311,7 @@ fn action(operation: Operation) -> Option<Action> {
         Operation::PushBlob => Some(Action::CompleteLayerUpload),
         Operation::PushManifest => Some(Action::PutImage),
         Operation::Authorize
+        | Operation::CancelUpload
         | Operation::FetchBlob
         | Operation::ListTags
         | Operation::ListReferrers => None,

@@ -5,6 +5,7 @@
 
 pub mod difference;
 mod images;
+mod inspection;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -325,7 +326,7 @@ impl Repositories {
         rule: &RepositoryRule,
     ) -> (RepositorySettings, Vec<String>) {
         match self.api.template(at).await {
-            Ok(template) => (rule.settings.or(template), Vec::new()),
+            Ok(template) => (rule.settings.or(template.unwrap_or_default()), Vec::new()),
             Err(error) => {
                 let warning = format!(
                     "ECR's creation templates could not be read, so they don't count: {error}"

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 pub use self::glob::Glob;
 use self::glob::GlobSet;
+pub use self::immutability::is_wildcard_match;
 pub use self::min_age::MinAge;
 use self::repository::RepositoryRule;
 use crate::destination::{Destination, Destinations, TagPattern};
@@ -298,6 +299,11 @@ impl Rule {
     pub fn newest_of_age(&self) -> Option<usize> {
         let newest = self.tags.newest.filter(|_| self.tags.min_age.is_some());
         newest.map(NonZeroUsize::get)
+    }
+
+    /// Whether `package`, which is `owner/name` in lower case, is one of the rule's, though another rule may have it first.
+    pub fn admits(&self, package: &str) -> bool {
+        self.source.is_match(package)
     }
 
     /// The glob of the packages, as it was written.

@@ -87,6 +87,22 @@ impl RulesInForce {
         self.kept.get(Freshness::Kept, read).await
     }
 
+    /// The rules as they are written now: those in force, unless somebody has changed the secret since.
+    ///
+    /// # Errors
+    /// What the secret can't be read or used for; the rules before stay in force.
+    pub async fn written(&self) -> Result<Arc<Rules>> {
+        match self.secret {
+            Some(_) => self.read_within(RENEWAL_PATIENCE).await,
+            None => self.get().await,
+        }
+    }
+
+    /// The id of the secret that holds the rules, if one does.
+    pub fn secret_id(&self) -> Option<&str> {
+        self.secret.as_ref().map(|(id, _)| id.as_str())
+    }
+
     async fn read_within(&self, patience: Duration) -> Result<Arc<Rules>> {
         let late = || Error::Api {
             operation: "GetSecretValue",

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 37] = [
+const IMPORTS: [(&str, &[&str]); 38] = [
     (
         "main",
         &[
@@ -30,6 +30,7 @@ const IMPORTS: [(&str, &[&str]); 37] = [
         "handler",
         &[
             "aws",
+            "check",
             "config",
             "copier",
             "copy",
@@ -99,6 +100,27 @@ const IMPORTS: [(&str, &[&str]); 37] = [
             "repositories",
             "retry",
             "rules",
+            "token",
+        ],
+    ),
+    (
+        "check",
+        &[
+            "aws",
+            "config",
+            "copier",
+            "deadline",
+            "destination",
+            "error",
+            "github",
+            "kept",
+            "manifest",
+            "reference",
+            "registry",
+            "repositories",
+            "retry",
+            "rules",
+            "rules_in_force",
             "token",
         ],
     ),
@@ -252,7 +274,7 @@ const IMPORTS: [(&str, &[&str]); 37] = [
 const ENGINE: [&str; 2] = ["copy", "referrers"];
 
 /// The triggers' ring, the settings and AWS, which the engine must not know.
-const OUTSIDE_THE_ENGINE: [&str; 14] = [
+const OUTSIDE_THE_ENGINE: [&str; 15] = [
     "logging",
     "metrics",
     "publisher",
@@ -260,6 +282,7 @@ const OUTSIDE_THE_ENGINE: [&str; 14] = [
     "worker",
     "event",
     "reconcile",
+    "check",
     "reports",
     "invocation",
     "copier",

@@ -27,7 +27,7 @@ fn jobs(event: Value) -> Result<Vec<Job>> {
                 .map_err(|report| Error::Rule(report.reason.unwrap_or_default()))
         }
         Event::Direct(direct) => direct.jobs(rules, &settings.hosts),
-        Event::Http(_) | Event::Queue(_) | Event::Reconcile(_) => Ok(Vec::new()),
+        Event::Http(_) | Event::Queue(_) | Event::Reconcile(_) | Event::Check => Ok(Vec::new()),
     }
 }
 

@@ -3,12 +3,15 @@
 //! A message that failed for a passing reason comes back after a while that grows; one that can never succeed goes to the
 //! dead-letter queue with its reason. What becomes of a message is decided by the worker; here it is carried out.
 
+mod attributes;
+
 use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 
+pub use self::attributes::Attributes;
 use super::error::{api_error, kind};
 use crate::error::{Error, Kind, Result};
 use crate::manifest::Digest;

@@ -319,7 +319,7 @@ impl RepositoryApi {
     ///
     /// # Errors
     /// [`Error::Api`]
-    pub async fn template(&self, at: &Address) -> Result<RepositorySettings> {
+    pub async fn template(&self, at: &Address) -> Result<Option<RepositorySettings>> {
         let client = self.client(at);
         let mut best: Option<RepositoryCreationTemplate> = None;
         let mut next_token = None;
@@ -332,7 +332,7 @@ impl RepositoryApi {
                 .map_err(|error| refused("DescribeRepositoryCreationTemplates", at, &error))?;
             if at.account.is_some() && page.registry_id.is_some() && at.account != page.registry_id
             {
-                return Ok(RepositorySettings::default());
+                return Ok(None);
             }
             let templates = page.repository_creation_templates.unwrap_or_default();
             best = best
@@ -345,7 +345,7 @@ impl RepositoryApi {
                 break;
             }
         }
-        Ok(best.map(settings).unwrap_or_default())
+        Ok(best.map(settings))
     }
 }
 

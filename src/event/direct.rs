@@ -194,3 +194,17 @@ pub(super) fn read_reconcile(payload: Value) -> Result<Scope> {
         dry_run: fields.dry_run,
     })
 }
+
+/// `{"check": true}`, which has no other fields.
+pub(super) fn read_check(payload: Value) -> Result<()> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Fields {
+        check: Value,
+    }
+    let fields: Fields = serde_json::from_value(payload).map_err(not_direct)?;
+    match fields.check {
+        Value::Bool(true) => Ok(()),
+        _ => Err(Error::Event("`check`: expected `true`".to_owned())),
+    }
+}

@@ -1,10 +1,10 @@
-//! When tokens expire: GitHub says it in each answer to a token that has an end.
+//! What a token may do, and when it expires: GitHub says it in each answer to a token.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use reqwest::Response;
+use reqwest::header::HeaderMap;
 
 use super::time;
 use crate::token::Token;
@@ -12,6 +12,34 @@ use crate::token::Token;
 /// Such as `2026-12-01 08:15:00 UTC` or `2026-12-01 08:15:00 -0800`. A token without an end has no such header.
 /// (GitHub changelog, 2021-07-26, "Expiration options for personal access tokens")
 const HEADER: &str = "github-authentication-token-expiration";
+
+/// The scopes of a classic token or of an OAuth token, with commas between them. A fine-grained token and one of an app have no
+/// scopes, and the answers to them no such header.
+/// (GitHub documentation, "Scopes for OAuth apps", "Headers")
+const SCOPES_HEADER: &str = "x-oauth-scopes";
+
+/// What GitHub says of a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Its scopes; `None` if its kind has none.
+    pub scopes: Option<Vec<String>>,
+    /// When it expires; `None` if it has no end.
+    pub expires_at: Option<SystemTime>,
+}
+
+impl Grant {
+    pub(super) fn read(headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let scopes = |text: &str| {
+            let scopes = text.split(',').map(|scope| scope.trim().to_owned());
+            scopes.filter(|scope| !scope.is_empty()).collect()
+        };
+        Grant {
+            scopes: text(SCOPES_HEADER).map(scopes),
+            expires_at: text(HEADER).and_then(time::parse_with_zone),
+        }
+    }
+}
 
 /// What GitHub said last of each token, by the id of the secret that holds it.
 #[derive(Default)]
@@ -26,17 +54,14 @@ struct Said {
 
 impl Expiries {
     /// Takes over what an answer to this token says. A refusal need not say it.
-    pub(super) fn note(&self, token: &Token, response: &Response) {
-        let text = response.headers().get(HEADER);
-        let text = text.and_then(|value| value.to_str().ok());
-        let expires_at = text.and_then(time::parse_with_zone);
+    pub(super) fn note(&self, token: &Token, grant: &Grant, is_accepted: bool) {
         let mut noted = self.lock();
         let known = noted.get(&token.secret_id);
-        let known = known.filter(|said| said.token == *token && !response.status().is_success());
+        let known = known.filter(|said| said.token == *token && !is_accepted);
         let said = Said {
             token: token.clone(),
             at: SystemTime::now(),
-            expires_at: expires_at.or(known.and_then(|said| said.expires_at)),
+            expires_at: grant.expires_at.or(known.and_then(|said| said.expires_at)),
         };
         noted.insert(token.secret_id.clone(), said);
     }

@@ -115,7 +115,7 @@ impl GitHub {
         let is_fresh = |at: Instant| at.elapsed() < REFRESH_INTERVAL;
         if !list.first_page_at.is_some_and(is_fresh) {
             let now = Instant::now();
-            let Answer { body, next } = self.first_versions(&call, owner, name).await?;
+            let Answer { body, next, .. } = self.first_versions(&call, owner, name).await?;
             list.add(body);
             list.first_page_at = Some(now);
             if list.begun_at.is_none() {

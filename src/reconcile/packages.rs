@@ -7,12 +7,9 @@ use std::sync::Arc;
 use super::{Run, Scope};
 use crate::copy::report::{Report, Subject};
 use crate::error::Result;
-use crate::observer::Observer;
 use crate::reference::is_package;
 use crate::reports::Reports;
-use crate::retry::retry;
 use crate::rules::Rule;
-use crate::token::Token;
 
 /// A package to compare, and its rule: the first one that matches it.
 pub(super) struct Compared<'a> {
@@ -40,7 +37,9 @@ impl Run<'_> {
                 None => match listed.entry((owner, rule.token_secret_id())) {
                     Entry::Occupied(listing) => listing.get().clone(),
                     Entry::Vacant(place) => {
-                        let listing = self.deadline.bound(self.list(rule, owner)).await;
+                        let copier = self.invocation.copier;
+                        let list = copier.packages(owner, rule.token_secret_id());
+                        let listing = self.deadline.bound(list).await.map(Arc::new);
                         if let Err(error) = &listing {
                             let subject = Subject::Owner {
                                 owner: owner.to_owned(),
@@ -81,22 +80,5 @@ impl Run<'_> {
             }
         }
         found
-    }
-
-    async fn list(&self, rule: &Rule, owner: &str) -> Listing {
-        let copier = self.invocation.copier;
-        let observer = &Observer::default();
-        let list = |token: Option<Token>| async move {
-            retry(observer, || copier.github.packages(token.as_ref(), owner)).await
-        };
-        let names = copier
-            .registries
-            .with_token(rule.token_secret_id(), list)
-            .await?;
-        let mut packages: Vec<String> =
-            names.iter().map(|name| format!("{owner}/{name}")).collect();
-        packages.sort();
-        packages.dedup();
-        Ok(Arc::new(packages))
     }
 }

@@ -144,7 +144,7 @@ impl Repository {
         let suffix = suffix(&digest.to_string());
         let place = self.place(Operation::StartUpload, &suffix);
         let response = self.post_upload(&place, &url).await?;
-        self.session(&response, &url, digest, &place)
+        self.session(&response, &url, &place)
     }
 
     /// Asks for the blob to be mounted from the repository `from` of the same registry. One POST request, as for an upload session,
@@ -161,7 +161,7 @@ impl Repository {
         match self.post_upload(&place, &url).await {
             Ok(response) if response.status() == StatusCode::CREATED => Ok(Mounting::Mounted),
             Ok(response) => self
-                .session(&response, &url, digest, &place)
+                .session(&response, &url, &place)
                 .map(Mounting::Declined),
             // What may pass fails the plain request too, and so does a repository that is not there.
             Err(error) if error.kind().may_pass() => Err(error),
@@ -185,14 +185,8 @@ impl Repository {
         }
     }
 
-    fn session(
-        &self,
-        response: &Response,
-        url: &Url,
-        digest: &Digest,
-        place: &Place<'_>,
-    ) -> Result<Upload> {
-        let mut session = location(response, url)
+    fn session(&self, response: &Response, url: &Url, place: &Place<'_>) -> Result<Upload> {
+        let session = location(response, url)
             .ok_or_else(|| place.error(Kind::Transient, "no upload location".to_owned()))?;
         if session.origin() != self.endpoint.url().origin() {
             return Err(place.error(
@@ -201,10 +195,21 @@ impl Repository {
                     .to_owned(),
             ));
         }
-        session
-            .query_pairs_mut()
-            .append_pair("digest", &digest.to_string());
         Ok(Upload { url: session })
+    }
+
+    /// Gives up an upload session that was not used. One DELETE request, whose answer does not matter: the API of ECR has no such
+    /// operation, and a registry that does not know the request forgets a session without a blob by itself.
+    /// (Docker Registry HTTP API V2, "Canceling an Upload"; Amazon ECR API reference, "Actions")
+    pub async fn cancel_upload(&self, upload: Upload) {
+        let place = self.place(Operation::CancelUpload, "");
+        let request = || self.http.delete(upload.url.clone());
+        match self.send(&place, request).await {
+            Ok(response) => {
+                tracing::debug!(status = %response.status(), "the upload session was given up");
+            }
+            Err(error) => tracing::debug!(%error, "the upload session was not given up"),
+        }
     }
 
     /// Sends a whole blob into an upload session, which commits it: one PUT request with the length known beforehand.
@@ -228,9 +233,12 @@ impl Repository {
             bytes: bytes.boxed(),
             flow: flow.clone(),
         };
+        let mut url = upload.url;
+        url.query_pairs_mut()
+            .append_pair("digest", &digest.to_string());
         let header = self.admission(&place).await?;
         let request = self
-            .authorized(self.http.put(upload.url), header.clone())
+            .authorized(self.http.put(url), header.clone())
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(CONTENT_LENGTH, *size)
             .body(Body::wrap_stream(bounded(watched)));

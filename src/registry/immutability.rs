@@ -51,6 +51,11 @@ impl Repository {
         self.immutable("", detail, advice)
     }
 
+    /// What can be done where `tags` keep the digests that they have, but are to move.
+    pub fn ways_to_move(&self, tags: &str) -> String {
+        options(&self.name, tags)
+    }
+
     fn immutable(&self, suffix: &str, detail: String, advised: String) -> Error {
         let place = self.place(Operation::PushManifest, suffix);
         let mut error = place.error(Kind::Immutable, detail);

@@ -8,7 +8,7 @@ impl TagMutability {
     pub fn keeps(&self, tag: &str) -> bool {
         let is_excluded = || {
             let mut patterns = self.exclusions.iter();
-            patterns.any(|pattern| is_match(pattern, tag))
+            patterns.any(|pattern| is_wildcard_match(pattern, tag))
         };
         match self.mode.as_str() {
             "IMMUTABLE" => true,
@@ -24,8 +24,9 @@ impl TagMutability {
     }
 }
 
-/// Whether `tag` is what a filter of the type `WILDCARD` says, in which `*` stands for any text, the empty one included.
-fn is_match(pattern: &str, tag: &str) -> bool {
+/// Whether `tag` is what a filter of the type `WILDCARD` says, in which `*` stands for any text, the empty one included. Lifecycle
+/// policies have the same patterns.
+pub fn is_wildcard_match(pattern: &str, tag: &str) -> bool {
     let Some((start, rest)) = pattern.split_once('*') else {
         return pattern == tag;
     };
@@ -60,7 +61,7 @@ mod tests {
             ("a*b*c", "a-b-b-c"),
             ("*a*a*", "aa"),
         ] {
-            assert!(is_match(pattern, tag), "{pattern} {tag}");
+            assert!(is_wildcard_match(pattern, tag), "{pattern} {tag}");
         }
         for (pattern, tag) in [
             ("latest", "latest-1"),
@@ -72,7 +73,7 @@ mod tests {
             ("v*.*", "v1"),
             ("Latest", "latest"),
         ] {
-            assert!(!is_match(pattern, tag), "{pattern} {tag}");
+            assert!(!is_wildcard_match(pattern, tag), "{pattern} {tag}");
         }
     }
 

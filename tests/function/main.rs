@@ -9,6 +9,7 @@
 
 mod answers;
 mod budgets;
+mod check;
 mod copy;
 mod counts;
 mod destinations;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::deployment::{DEAD_LETTER_QUEUE, JOB_QUEUE, WEBHOOK_SECRET};
 use support::ghcr::Ghcr;
-use support::github::in_time;
 use support::http::Fault;
 use support::webhook;
 
@@ -338,8 +337,7 @@ async fn a_bus_that_takes_nothing_is_a_warning() {
 #[tokio::test]
 async fn a_token_that_expires_soon_is_told_by_log_metric_and_event() {
     let scenario = with_bus(&[]).await;
-    let expiry = in_time(DAY * 5 + DAY / 2);
-    scenario.github.set_token_expiry(&expiry);
+    scenario.github.expire_in(DAY * 5 + DAY / 2);
     scenario.push(REPOSITORY, "1", &small_image());
     let told = |scenario: &Scenario| {
         let of_token = |(name, _): &(String, Value)| name == "Token Expiring";
@@ -369,9 +367,7 @@ async fn a_scheduled_run_asks_when_each_token_expires() {
         {"source":"acme/other","destination":"prod/api:other","token_secret_id":"other"}]"#;
     let scenario = Scenario::start_with(&[("RULES", rules), JSON_LOG]).await;
     scenario.aws.put_secret("other", Ghcr::TOKEN);
-    scenario
-        .github
-        .set_token_expiry(&in_time(DAY * 30 + DAY / 2));
+    scenario.github.expire_in(DAY * 30 + DAY / 2);
     scenario.push(REPOSITORY, "1", &small_image());
     scenario
         .invoke(&json!({"reconcile": ["acme/api"]}))

@@ -445,6 +445,8 @@ async fn answer(request: hyper::Request<RequestBody>, state: Arc<Mutex<State>>) 
         ("GET", Endpoint::Upload(_)) => {
             http::oci_error(404, "BLOB_UPLOAD_UNKNOWN", "Upload not found")
         }
+        // The service's own API has no operation that gives up an upload. (Amazon ECR API reference, "Actions")
+        ("DELETE", Endpoint::Upload(_)) => unsupported("The operation is unsupported"),
         ("HEAD", Endpoint::Blob(digest)) => match lock(&state).repositories[name].blobs.get(digest)
         {
             Some(blob) => http::reply(

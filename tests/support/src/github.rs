@@ -1,6 +1,7 @@
 //! GitHub's REST API for packages: the container packages of an owner, and the versions of a package.
 //! (GitHub documentation, "REST API endpoints for packages", "Using pagination in the REST API", "Rate limits for the REST API")
 
+mod grant;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,7 @@ struct State {
     url: String,
     owners: Vec<Owner>,
     accepted_tokens: BTreeSet<String>,
+    grant: grant::Grant,
     /// The login of the account that the tokens belong to.
     token_owner: String,
     requests_left: usize,
@@ -54,8 +56,6 @@ struct State {
     endless: bool,
     /// Versions put so far, which serve as a clock.
     pushes: usize,
-    /// When the accepted tokens expire, as the header has it.
-    token_expiry: Option<String>,
 }
 
 /// The primary rate limit was reached.
@@ -121,6 +121,7 @@ impl GitHub {
             url: String::new(),
             owners: Vec::new(),
             accepted_tokens: BTreeSet::from([Ghcr::TOKEN.into()]),
+            grant: grant::Grant::default(),
             token_owner: MACHINE_ACCOUNT.into(),
             requests_left: RATE_LIMIT,
             exhausted: None,
@@ -129,7 +130,6 @@ impl GitHub {
             next_link: None,
             endless: false,
             pushes: 0,
-            token_expiry: None,
         }));
         let shared = state.clone();
         let server = Server::start(move |request| {
@@ -208,11 +208,6 @@ impl GitHub {
     /// Accepts these tokens from now on, and no others.
     pub fn accept_tokens(&self, tokens: &[&str]) {
         lock(&self.state).accepted_tokens = tokens.iter().map(|token| token.to_string()).collect();
-    }
-
-    /// What every answer to an accepted token says of its end, such as `2026-12-01 08:15:00 UTC`; see [`in_time`].
-    pub fn set_token_expiry(&self, expiry: &str) {
-        lock(&self.state).token_expiry = Some(expiry.to_owned());
     }
 
     /// From now on, and for an hour, the token has no requests left: 403.
@@ -318,21 +313,13 @@ impl State {
         if !self.accepted_tokens.contains(token) {
             return error(401, "Bad credentials");
         }
-        let expiry = self.token_expiry.clone();
-        let mut answer = self.limited(method, uri);
-        if let Some(expiry) = expiry.and_then(|text| text.parse().ok()) {
-            let name = "github-authentication-token-expiration";
-            answer.headers_mut().insert(name, expiry);
-        }
+        let mut answer = self.admitted(method, uri);
+        self.grant.tell(&mut answer);
         answer
     }
 
-    /// As far as the rate limits go, for which `GET /rate_limit` does not count.
-    fn limited(&mut self, method: &Method, uri: &Uri) -> Reply {
-        if method == Method::GET && uri.path() == "/rate_limit" {
-            let rate = json!({"limit": RATE_LIMIT, "remaining": self.requests_left});
-            return json(200, &json!({"resources": {"core": rate}, "rate": rate}));
-        }
+    /// The answer to a token that is accepted.
+    fn admitted(&mut self, method: &Method, uri: &Uri) -> Reply {
         if let (times @ 1.., retry_after) = self.secondary_limit {
             self.secondary_limit = (times - 1, retry_after);
             return secondary_refusal(retry_after);
@@ -346,6 +333,10 @@ impl State {
             status: 403,
             reset: now + 3600,
         };
+        if uri.path() == "/rate_limit" {
+            let exhausted = self.exhausted.as_ref();
+            return grant::rate_limit(self.requests_left, exhausted, in_an_hour.reset);
+        }
         if self.requests_left == 0 {
             self.exhausted.get_or_insert(in_an_hour);
         }
@@ -592,16 +583,10 @@ fn time(pushes: usize) -> String {
 
 /// The time so long ago, as GitHub writes it.
 pub fn ago(duration: Duration) -> String {
-    written(SystemTime::now() - duration)
+    iso_8601(SystemTime::now() - duration)
 }
 
-/// So long from now, as GitHub writes the end of a token.
-pub fn in_time(duration: Duration) -> String {
-    let written = written(SystemTime::now() + duration);
-    written.replace('T', " ").replace('Z', " UTC")
-}
-
-fn written(time: SystemTime) -> String {
+fn iso_8601(time: SystemTime) -> String {
     let seconds = seconds(time);
     let (mut days, time) = (seconds / 86_400, seconds % 86_400);
     let is_leap = |year: u64| {

@@ -74,6 +74,8 @@ struct Queue {
     accepted: BTreeMap<String, (String, String)>,
     /// The dead-letter queue, and after how many receives a message is moved to it.
     redrive: Option<(String, u32)>,
+    /// In seconds; half a minute where nothing was set.
+    visibility_timeout: Option<u32>,
 }
 
 /// A message to be sent.
@@ -132,12 +134,24 @@ impl Sqs {
         let mut state = self.state();
         let dead_letter_name = last_segment(dead_letter_name).to_owned();
         state.queue(&dead_letter_name);
-        state.queue(name).redrive = Some((dead_letter_name, max_receive_count));
+        let queue = state.queue(name);
+        queue.redrive = Some((dead_letter_name, max_receive_count));
+        queue.visibility_timeout = Some(1800);
         url
     }
 
+    /// Sets a queue's visibility timeout, in seconds. Messages don't heed it; see the module.
+    pub fn set_visibility_timeout(&self, queue: &str, seconds: u32) {
+        self.state().queue(queue).visibility_timeout = Some(seconds);
+    }
+
+    /// From now on the queue has no dead-letter queue.
+    pub fn remove_redrive(&self, queue: &str) {
+        self.state().queue(queue).redrive = None;
+    }
+
     /// The URL of a queue, whether it exists or not.
-    pub(crate) fn queue_url(&self, name: &str) -> String {
+    pub fn queue_url(&self, name: &str) -> String {
         format!("{}/{ACCOUNT}/{name}", self.server.url())
     }
 
@@ -207,8 +221,8 @@ impl Sqs {
         }
     }
 
-    /// From now on the caller has no permission for `action`: `SendMessage`, which includes `SendMessageBatch`, or
-    /// `ChangeMessageVisibility`.
+    /// From now on the caller has no permission for `action`: `SendMessage`, which includes `SendMessageBatch`,
+    /// `ChangeMessageVisibility` or `GetQueueAttributes`.
     pub fn deny(&self, action: &str) {
         self.state().denied.insert(action.to_owned());
     }
@@ -349,9 +363,12 @@ fn last_segment(queue: &str) -> &str {
 fn answer(head: &Parts, body: &Bytes, state: &mut State) -> Reply {
     let target = header(head, "x-amz-target");
     let operation = match target.strip_prefix("AmazonSQS.") {
-        Some(operation @ ("SendMessage" | "SendMessageBatch" | "ChangeMessageVisibility")) => {
-            operation
-        }
+        Some(
+            operation @ ("SendMessage"
+            | "SendMessageBatch"
+            | "ChangeMessageVisibility"
+            | "GetQueueAttributes"),
+        ) => operation,
         _ => {
             let message = format!("The operation {target:?} is not known");
             return refused(&refusal("UnknownOperationException", message));
@@ -395,6 +412,7 @@ impl State {
                 Ok(json!({ "MessageId": id, "SequenceNumber": sequence_number }))
             }
             "SendMessageBatch" => self.send_batch(queue, input),
+            "GetQueueAttributes" => self.attributes(queue, input),
             _ => self.change_visibility(queue, input),
         }
     }
@@ -494,6 +512,53 @@ impl State {
             scripts.find(|(part, times, _)| *times > 0 && body.contains(part.as_str()))?;
         *times -= 1;
         Some(*kind)
+    }
+
+    /// Those that are asked for, of the few that are known here. All values are texts.
+    fn attributes(&mut self, queue: &str, input: &Value) -> Result<Value, Refusal> {
+        let known = [
+            "All",
+            "QueueArn",
+            "VisibilityTimeout",
+            "RedrivePolicy",
+            "FifoQueue",
+        ];
+        let names = input["AttributeNames"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
+        if let Some(name) = names.iter().find(|name| !known.contains(name)) {
+            let message = format!("Unknown Attribute {name}.");
+            return Err(refusal("InvalidAttributeName", message));
+        }
+        let Queue {
+            redrive,
+            visibility_timeout,
+            ..
+        } = self.queue(queue);
+        let redrive = redrive.as_ref().map(|(dead_letters, count)| {
+            json!({"deadLetterTargetArn": arn(dead_letters), "maxReceiveCount": count}).to_string()
+        });
+        let values = [
+            ("QueueArn", Some(arn(queue))),
+            (
+                "VisibilityTimeout",
+                Some(visibility_timeout.unwrap_or(30).to_string()),
+            ),
+            ("RedrivePolicy", redrive),
+            ("FifoQueue", Some("true".to_owned())),
+        ];
+        let is_asked_for = |name: &str| names.contains(&"All") || names.contains(&name);
+        let attributes: BTreeMap<&str, String> = values
+            .into_iter()
+            .filter(|(name, _)| is_asked_for(name))
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect();
+        Ok(match attributes.is_empty() {
+            true => json!({}),
+            false => json!({ "Attributes": attributes }),
+        })
     }
 
     fn change_visibility(&mut self, queue: &str, input: &Value) -> Result<Value, Refusal> {
