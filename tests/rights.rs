@@ -12,11 +12,13 @@ use std::path::Path;
 type Actions = BTreeSet<String>;
 
 /// The modules that call the SDK, each with the prefix of its service in IAM.
-const SERVICES: [(&str, &str); 6] = [
+const SERVICES: [(&str, &str); 8] = [
     ("src/aws/ecr.rs", "ecr"),
     ("src/aws/events.rs", "events"),
     ("src/aws/images.rs", "ecr"),
+    ("src/aws/pull_through_cache.rs", "ecr"),
     ("src/aws/queue.rs", "sqs"),
+    ("src/aws/queue/attributes.rs", "sqs"),
     ("src/aws/repositories.rs", "ecr"),
     ("src/aws/secrets.rs", "secretsmanager"),
 ];
@@ -26,7 +28,7 @@ const OTHER_NAMES: [(&str, &str); 1] = [("sqs:SendMessageBatch", "sqs:SendMessag
 
 /// What goes to a registry by HTTP: the module, how the request begins there, and what it takes in ECR. (ECR user guide, "Required
 /// IAM permissions for pushing an image", "Blob mounting"; ECR API reference, `ListImageReferrers`)
-const REQUESTS: [(&str, &str, &[&str]); 8] = [
+const REQUESTS: [(&str, &str, &[&str]); 9] = [
     (
         "src/registry/blobs.rs",
         "self.http.head(",
@@ -44,6 +46,8 @@ const REQUESTS: [(&str, &str, &[&str]); 8] = [
         "self.http.put(",
         &["ecr:UploadLayerPart", "ecr:CompleteLayerUpload"],
     ),
+    // ECR has no operation that gives up an upload, and so no right for it.
+    ("src/registry/blobs.rs", "self.http.delete(", &[]),
     (
         "src/registry/manifests.rs",
         "self.http.head(",
@@ -115,7 +119,7 @@ const SERVICES_OF_AWS: [(&str, &[&str], &[&str]); 6] = [
 ];
 
 /// What the README's table calls the resources of the template.
-const RESOURCES: [(&str, &[&str]); 11] = [
+const RESOURCES: [(&str, &[&str]); 12] = [
     ("`*`", &["*"]),
     ("the repositories", &["DestinationRepositories"]),
     ("`RepositoryKeyArn`", &["RepositoryKeyArn"]),
@@ -134,7 +138,8 @@ const RESOURCES: [(&str, &[&str]); 11] = [
         "the dead-letter queue, the failure queue",
         &["DeadLetterQueue.Arn", "FailureQueue.Arn"],
     ),
-    ("`ReportBus`", &["ReportBus"]),
+    ("the dead-letter queue", &["DeadLetterQueue.Arn"]),
+    ("the bus that `ReportBus` names", &["ReportBus"]),
     ("`QueueKeyArn`", &["QueueKeyArn"]),
     ("the copy function", &["CopyFunction.Arn"]),
     (
@@ -415,6 +420,7 @@ fn the_readme_lists_exactly_what_the_roles_allow() {
 #[test]
 fn only_actions_that_know_no_resources_are_allowed_on_everything() {
     let without_resources = [
+        "ecr:DescribePullThroughCacheRules",
         "ecr:DescribeRepositoryCreationTemplates",
         "ecr:GetAuthorizationToken",
     ];

@@ -34,6 +34,7 @@ mod mounting;
 mod outages;
 mod payloads;
 mod properties;
+mod proxy;
 mod prune;
 mod pull_through_cache;
 mod pushes;
