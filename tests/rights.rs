@@ -74,7 +74,7 @@ const REQUESTS: [(&str, &str, &[&str]); 9] = [
 const WEBHOOK: [&str; 2] = ["secretsmanager:GetSecretValue", "sqs:SendMessage"];
 
 /// What AWS does in a role's name, beside the code's calls: who does it, the roles, and the rights.
-const SERVICES_OF_AWS: [(&str, &[&str], &[&str]); 6] = [
+const SERVICES_OF_AWS: [(&str, &[&str], &[&str]); 7] = [
     (
         "Lambda polls the queue",
         &["CopyRole"],
@@ -88,6 +88,11 @@ const SERVICES_OF_AWS: [(&str, &[&str], &[&str]); 6] = [
         "Lambda writes the log",
         &["CopyRole", "WebhookRole"],
         &["logs:CreateLogStream", "logs:PutLogEvents"],
+    ),
+    (
+        "Lambda records traces",
+        &["CopyRole", "WebhookRole"],
+        &["xray:PutTelemetryRecords", "xray:PutTraceSegments"],
     ),
     (
         "Lambda attaches functions to a VPC",
@@ -423,6 +428,8 @@ fn only_actions_that_know_no_resources_are_allowed_on_everything() {
         "ecr:DescribePullThroughCacheRules",
         "ecr:DescribeRepositoryCreationTemplates",
         "ecr:GetAuthorizationToken",
+        "xray:PutTelemetryRecords",
+        "xray:PutTraceSegments",
     ];
     for (role, statements) in roles() {
         let wide = statements

@@ -282,6 +282,15 @@ def test_both_functions_use_the_proxy_except_for_lambda_itself_and_what_is_named
         assert not [name for name in variables if name.endswith("PROXY")]
 
 
+def test_traces_are_recorded_only_where_a_parameter_says_so():
+    for traces, mode in (("true", "Active"), ("false", "PassThrough")):
+        stack = Stack(XRayTracing=traces)
+        for function in stack.of_type("AWS::Lambda::Function").values():
+            assert function["TracingConfig"] == {"Mode": mode}
+        for role in ("WebhookRole", "CopyRole"):
+            assert ("Traces" in role_statements(stack, role)) == (traces == "true")
+
+
 def test_a_function_has_no_variable_without_a_value():
     for variables in variables_of(Stack()):
         assert all(str(value) for value in variables.values()), variables
