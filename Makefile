@@ -86,6 +86,8 @@ package: $(TOOLS) ## the function's zip, checksum and bill of materials, in targ
 		RUSTFLAGS="--remap-path-prefix=$(CURDIR)=/source --remap-path-prefix=$(CARGO_FOLDER)=/cargo" \
 		CFLAGS="-ffile-prefix-map=$(CURDIR)=/source -ffile-prefix-map=$(CARGO_FOLDER)=/cargo" \
 		cargo lambda build --release --locked --bin bootstrap $(if $(filter arm64,$(ARCHITECTURE)),--arm64,--x86-64)
+	@! grep --quiet --text --fixed-strings --regexp="$(CURDIR)/" --regexp="$(CARGO_FOLDER)/" target/lambda/bootstrap/bootstrap || \
+		{ echo 'a path of this machine is in the binary' >&2; exit 2; }
 	.tools/venv/bin/python deploy/package.py target/lambda/bootstrap/bootstrap $(ARCHIVE).zip >$(ARCHIVE).zip.sha256
 	.tools/venv/bin/python deploy/bill_of_materials.py $(ARCHITECTURE) >$(ARCHIVE).cdx.json
 	@cat $(ARCHIVE).zip.sha256

@@ -29,6 +29,8 @@ const OTHER_NAMES: [(&str, &str); 1] = [("sqs:SendMessageBatch", "sqs:SendMessag
 /// What goes to a registry by HTTP: the module, how the request begins there, and what it takes in ECR. (ECR user guide, "Required
 /// IAM permissions for pushing an image", "Blob mounting"; ECR API reference, `ListImageReferrers`)
 const REQUESTS: [(&str, &str, &[&str]); 9] = [
+    // ECR has no operation for it, and what it answers does not matter.
+    ("src/registry/blobs.rs", "self.http.delete(", &[]),
     (
         "src/registry/blobs.rs",
         "self.http.head(",
@@ -46,8 +48,6 @@ const REQUESTS: [(&str, &str, &[&str]); 9] = [
         "self.http.put(",
         &["ecr:UploadLayerPart", "ecr:CompleteLayerUpload"],
     ),
-    // ECR has no operation that gives up an upload, and so no right for it.
-    ("src/registry/blobs.rs", "self.http.delete(", &[]),
     (
         "src/registry/manifests.rs",
         "self.http.head(",
@@ -138,8 +138,8 @@ const RESOURCES: [(&str, &[&str]); 12] = [
         "the dead-letter queue, the failure queue",
         &["DeadLetterQueue.Arn", "FailureQueue.Arn"],
     ),
-    ("the dead-letter queue", &["DeadLetterQueue.Arn"]),
     ("the bus that `ReportBus` names", &["ReportBus"]),
+    ("the dead-letter queue", &["DeadLetterQueue.Arn"]),
     ("`QueueKeyArn`", &["QueueKeyArn"]),
     ("the copy function", &["CopyFunction.Arn"]),
     (

@@ -1,11 +1,13 @@
 """The alarms, played through: each goes off once for what happened, and clears by itself, though its trace stays."""
 
 import json
+import re
 from functools import cache
 
 import pytest
 
 from alarms import VARIANTS, Metrics, is_on, period, series_of
+from conftest import CHECKOUT
 from stack import Stack
 
 HOUR, DAY = 60, 24 * 60
@@ -190,11 +192,13 @@ def test_a_run_that_fails_each_hour_for_what_may_pass_leaves_no_alarm_on_between
     for minute in range(0, 3 * DAY, HOUR):
         for attempt in (0, 1, 3):
             metrics.put(LAMBDA, "Errors", minute + attempt, 1, FunctionName="CopyFunction")
+            metrics.put(FUNCTION, "Failures", minute + attempt, 1, Kind="Transient")
+            metrics.put(FUNCTION, "Failures", minute + attempt, 1, Kind="Internal")
 
     for variant in VARIANTS:
         times = times_on(alarms(**ENABLED)[name], metrics, variant, 2 * HOUR, 3 * DAY - HOUR)
         assert all(until - since < HOUR for since, until in times), (variant, times)
-        assert bool(times) == (name == "CopyErrorsAlarm"), (variant, times)
+        assert bool(times) == (name in ("CopyErrorsAlarm", "PermanentFailuresAlarm")), (variant, times)
 
 
 @pytest.mark.parametrize("name", alarms())
@@ -287,9 +291,13 @@ def test_an_old_value_would_hold_an_alarm_on_without_fill():
     assert series_of(alarm, metrics, EVENT + DAY, farthest)[-1] == 10
 
 
-# Everything that the function reports.
-METRICS = {"Images", "Failures", "BytesCopied", "BytesPresent", "BlobsCopied", "BlobsPresent", "BlobsMounted", "Seconds",
-           "SecondsSincePush", "Retries", "Throttled", "Receives", "TokenDaysLeft", "CompletedRuns"}
+def reported() -> set[str]:
+    """The metrics that the function reports."""
+    code = (CHECKOUT / "src/metrics.rs").read_text()
+    assert f'NAMESPACE: &str = "{FUNCTION}"' in code
+    names = set(re.findall(r'\("([A-Z][A-Za-z]+)", ', code)) - {"Outcome", "Kind"}
+    assert len(names) >= 14
+    return names
 
 
 @pytest.mark.parametrize("parameters", [{}, ENABLED], ids=["without a schedule", "with a schedule"])
@@ -298,7 +306,7 @@ def test_the_dashboard_shows_every_alarm_and_every_metric(parameters):
     dashboard, = stack.of_type("AWS::CloudWatch::Dashboard").values()
     widgets = json.loads(dashboard["DashboardBody"])["widgets"]
     shown = [metric for widget in widgets if widget["type"] == "metric" for metric in widget["properties"]["metrics"]]
-    assert {name for namespace, name, *_ in shown if namespace == FUNCTION} == METRICS
+    assert {name for namespace, name, *_ in shown if namespace == FUNCTION} == reported()
     named, = [widget["properties"]["alarms"] for widget in widgets if widget["type"] == "alarm"]
     assert sorted(named) == sorted(f"{name}.Arn" for name in stack.of_type("AWS::CloudWatch::Alarm"))
     for alarm in stack.of_type("AWS::CloudWatch::Alarm").values():

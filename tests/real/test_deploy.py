@@ -240,6 +240,19 @@ def test_sam_finds_its_tools_though_make_ignores_an_exported_path(checkout, targ
     assert all(command.startswith(path) and " .tools/venv/bin/sam " in command for command in commands)
 
 
+@pytest.mark.parametrize(("architecture", "flag"), [("arm64", "--arm64"), ("x86_64", "--x86-64")])
+def test_a_package_is_built_for_its_processor_without_the_paths_of_this_machine(checkout, architecture, flag):
+    done = shell(checkout, "make", "--dry-run", "package", f"ARCHITECTURE={architecture}", "CARGO_HOME=/home/somebody/.cargo")
+
+    commands = done.stdout.replace("\\\n", " ")
+    build, = [line for line in commands.splitlines() if "cargo lambda build" in line]
+    assert flag in build.split() and "--release" in build and "--locked" in build
+    for folder, name in ((checkout, "/source"), ("/home/somebody/.cargo", "/cargo")):
+        assert f"--remap-path-prefix={folder}={name}" in build
+        assert f"-ffile-prefix-map={folder}={name}" in build
+    assert f"target/package/ghcr-to-ecr-{architecture}.zip" in commands
+
+
 def test_an_old_python_is_refused_with_what_to_do(checkout):
     (checkout / ".tools").unlink()
     old = checkout / "bin/python3"
