@@ -31,6 +31,10 @@ impl Check<'_> {
             Ok(repository) => repository,
             Err(error) => return vec![Line::of_error(check, &error)],
         };
+        let unfilled = repository.expect_no_upstream();
+        if let Err(error) = self.deadline.bound(unfilled).await {
+            return vec![Line::of_error(check, &error)];
+        }
         // No manifest has this digest, so that the look is no pull of an image.
         let nothing = Digest::of(b"no manifest").to_string();
         let look = retry(repository.observer(), || repository.expect_exists(&nothing));

@@ -353,6 +353,15 @@ async fn repositories_that_do_not_take_pushes_are_told() {
             &[("destination prod/worker", "failed", "unless ECR has a creation template")],
         ),
         broken(
+            "repositories that ECR fills itself",
+            &[],
+            |it| it.aws.put_cache_rule("prod", "ghcr.io"),
+            &[
+                ("destination prod/api", "failed", "pull-through cache"),
+                ("destination prod/worker", "failed", "another prefix"),
+            ],
+        ),
+        broken(
             "no right to push",
             &[],
             |it| it.ecr.deny("InitiateLayerUpload"),
