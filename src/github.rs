@@ -352,8 +352,7 @@ impl GitHub {
             .map_err(|error| call.transient(broken(error)))?;
         let grant = Grant::read(response.headers());
         if let Some(token) = call.token {
-            let is_accepted = response.status().is_success();
-            self.expiries.note(token, &grant, is_accepted);
+            self.expiries.note(token, &grant, response.status());
         }
         if response.status() != StatusCode::OK {
             return Err(refusal::of(response, call).await);

@@ -117,7 +117,9 @@ async fn refuse_to_start(error: Error) -> Result<(), lambda_runtime::Error> {
         error_message: error.to_string(),
     };
     if let Some(api) = environment("AWS_LAMBDA_RUNTIME_API") {
+        // Lambda's runtime API is on this machine.
         reqwest::Client::builder()
+            .no_proxy()
             .build()?
             .post(format!("http://{api}/2018-06-01/runtime/init/error"))
             .header("Lambda-Runtime-Function-Error-Type", &diagnostic.error_type)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 
 use super::time;
@@ -53,15 +54,20 @@ struct Said {
 }
 
 impl Expiries {
-    /// Takes over what an answer to this token says. A refusal need not say it.
-    pub(super) fn note(&self, token: &Token, grant: &Grant, is_accepted: bool) {
+    /// Takes over what an answer to this token says. A refusal need not say it; and a token that GitHub does not know has expired by
+    /// now, or was revoked.
+    pub(super) fn note(&self, token: &Token, grant: &Grant, status: StatusCode) {
+        let now = SystemTime::now();
         let mut noted = self.lock();
         let known = noted.get(&token.secret_id);
-        let known = known.filter(|said| said.token == *token && !is_accepted);
+        let known = known.filter(|said| said.token == *token && !status.is_success());
         let said = Said {
             token: token.clone(),
-            at: SystemTime::now(),
-            expires_at: grant.expires_at.or(known.and_then(|said| said.expires_at)),
+            at: now,
+            expires_at: match status {
+                StatusCode::UNAUTHORIZED => Some(now),
+                _ => grant.expires_at.or(known.and_then(|said| said.expires_at)),
+            },
         };
         noted.insert(token.secret_id.clone(), said);
     }

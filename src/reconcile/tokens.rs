@@ -39,10 +39,14 @@ impl Run<'_> {
                 continue;
             };
             let days = days_left(expires_at, now);
+            let what = match expires_at <= now {
+                true => "has expired, or was revoked".to_owned(),
+                false => format!("expires in {days} days"),
+            };
             tracing::warn!(
                 secret,
                 days,
-                "the GitHub token expires in {days} days: make a new one, and put it into this secret"
+                "the GitHub token {what}: make a new one, and put it into this secret"
             );
             let Some(publisher) = invocation.publisher else {
                 continue;

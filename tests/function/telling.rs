@@ -360,6 +360,23 @@ async fn a_token_that_expires_soon_is_told_by_log_metric_and_event() {
     assert!(!scenario.function.log().contains(Ghcr::TOKEN));
 }
 
+/// Nobody is told of it by a header any more, and it must not look as if all were well again.
+#[tokio::test]
+async fn a_token_that_github_does_not_accept_has_no_days_left() {
+    let scenario = with_bus(&[]).await;
+    scenario.github.accept_tokens(&["another"]);
+    scenario.invoke(&json!({"reconcile": true})).await.reply();
+    let detail = json!({"secret": "ghcr-token", "days_left": 0});
+    let told = events(&scenario);
+    assert_eq!(told, [("Token Expiring".to_owned(), detail)]);
+    assert_eq!(metrics(&scenario, "TokenDaysLeft"), [(json!({}), json!(0))]);
+    let says = |line: &Value| {
+        let message = line["message"].as_str().unwrap_or_default();
+        line["level"] == "WARN" && message.contains("has expired, or was revoked")
+    };
+    assert!(lines(&scenario).iter().any(says));
+}
+
 /// Where packages are named, nothing else asks GitHub's API.
 #[tokio::test]
 async fn a_scheduled_run_asks_when_each_token_expires() {
