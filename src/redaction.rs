@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::Value;
 
 /// What stands in place of a secret.
 const ELLIPSIS: &str = "…";
@@ -10,7 +11,8 @@ const ELLIPSIS: &str = "…";
 /// Less of an encoded secret is not looked for: it might occur by chance, and gives little away.
 const SHORTEST_ENCODED: usize = 4;
 
-/// `text` without `secrets`, be they plain, in base64 (wherever in the encoded text they begin) or percent-encoded.
+/// `text` without `secrets`, be they plain, as in a JSON text, in hexadecimal digits, in base64 (wherever in the encoded text they
+/// begin) or percent-encoded.
 pub fn redact(text: &str, secrets: &[SecretString]) -> String {
     let mut text = text.to_owned();
     for secret in secrets {
@@ -24,7 +26,16 @@ pub fn redact(text: &str, secrets: &[SecretString]) -> String {
 /// The ways to write a secret. Whoever encodes it along with what stands before it, such as a user name, gets one of three texts for
 /// it, as base64 makes four characters of three bytes; those at its ends depend on its neighbours and are left aside.
 fn forms(secret: &str) -> Vec<SecretString> {
-    let mut forms = vec![secret.to_owned()];
+    let hexadecimal = |byte: u8| format!("{byte:02x}");
+    let hexadecimal: String = secret.bytes().map(hexadecimal).collect();
+    let quoted = Value::from(secret).to_string();
+    let quoted = quoted.trim_start_matches('"').trim_end_matches('"');
+    let mut forms = vec![
+        secret.to_owned(),
+        quoted.to_owned(),
+        hexadecimal.to_uppercase(),
+        hexadecimal,
+    ];
     for before in 0..3 {
         let bytes = [&[0; 3][..before], secret.as_bytes()].concat();
         let begin = if before == 0 { 0 } else { 4 };
@@ -37,13 +48,27 @@ fn forms(secret: &str) -> Vec<SecretString> {
             }
         }
     }
-    let percent_encoded: Vec<String> = forms
-        .iter()
-        .map(|form| url::form_urlencoded::byte_serialize(form.as_bytes()).collect())
-        .collect();
-    forms.extend(percent_encoded);
+    let percent_encoded: Vec<[String; 3]> = forms.iter().map(|form| in_url(form)).collect();
+    forms.extend(percent_encoded.into_iter().flatten());
     forms.retain(|form| !form.is_empty());
     forms.into_iter().map(SecretString::from).collect()
+}
+
+/// A text as in a form, and as in a URL with digits of either case. (WHATWG URL, "application/x-www-form-urlencoded"; RFC 3986
+/// section 2.1)
+fn in_url(text: &str) -> [String; 3] {
+    let encoded = |escape: fn(u8) -> String| -> String {
+        let character = |byte: u8| match byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            true => char::from(byte).to_string(),
+            false => escape(byte),
+        };
+        text.bytes().map(character).collect()
+    };
+    [
+        url::form_urlencoded::byte_serialize(text.as_bytes()).collect(),
+        encoded(|byte| format!("%{byte:02X}")),
+        encoded(|byte| format!("%{byte:02x}")),
+    ]
 }
 
 #[cfg(test)]
@@ -74,6 +99,16 @@ mod tests {
                     }
                 }
             }
+        }
+        let secrets = [SecretString::from("pass\"word\\/~")];
+        for text in [
+            r#"pass\"word\\/~"#,
+            "7061737322776f72645c2f7e",
+            "7061737322776F72645C2F7E",
+            "pass%22word%5c%2f~",
+            "pass%22word%5C%2F~",
+        ] {
+            assert_eq!(redact(text, &secrets), ELLIPSIS);
         }
         assert_eq!(redact("nothing", &secrets), "nothing");
         assert_eq!(redact("nothing", &[SecretString::from("")]), "nothing");

@@ -6,7 +6,7 @@ use crate::error::{Error, Kind};
 
 /// The error of the API operation `operation`, called for `subject`. `advice` says what to do about each kind.
 ///
-/// Only the service's own code and message are quoted. An answer that can't be understood never is: it may be a secret, and the
+/// Only the service's own code and the first line of its message are quoted. An answer that can't be understood never is: it may be a secret, and the
 /// SDK's own text for such an error shows it whole.
 pub(super) fn api_error<E>(
     operation: &'static str,
@@ -21,9 +21,8 @@ where
         .raw_response()
         .map(|response| response.status().as_u16());
     let (kind, detail) = match (error, error.code()) {
-        (SdkError::ServiceError(_), Some(code)) => {
-            let message = error.message().unwrap_or_default();
-            (kind(code, status), format!("{code}: {message}"))
+        (SdkError::ServiceError(_), Some(code)) if is_name(code) => {
+            (kind(code, status), quoted(code, error.message()))
         }
         (SdkError::TimeoutError(_), _) => (Kind::Transient, "no answer in time".to_owned()),
         (SdkError::DispatchFailure(failure), _) => {
@@ -47,6 +46,19 @@ where
         advice: advice(kind),
         retry_after: None,
     }
+}
+
+/// Whether this is an error code such as `KMS.AccessDeniedException`. Anything else comes from somebody who is not AWS.
+fn is_name(code: &str) -> bool {
+    let is_letter = |character: char| character.is_ascii_alphabetic() || character == '.';
+    !code.is_empty() && code.len() <= 100 && code.chars().all(is_letter)
+}
+
+/// The first line of a service's message. Where a signature is refused, more lines repeat the request with its headers, the session's
+/// token among them. (AWS IAM user guide, "Troubleshoot Signature Version 4 signing for AWS API requests")
+pub(super) fn quoted(code: &str, message: Option<&str>) -> String {
+    let message = message.and_then(|message| message.lines().next());
+    format!("{code}: {}", message.unwrap_or_default())
 }
 
 /// An error and what it came of, down to the reason that tells an address that refuses from a name that is not found.

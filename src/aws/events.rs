@@ -8,7 +8,7 @@ use aws_config::SdkConfig;
 use aws_sdk_eventbridge::Client;
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 
-use super::error::{api_error, kind};
+use super::error::{api_error, kind, quoted};
 use crate::error::{Error, Kind, Result};
 
 /// The most events of one call. (Amazon EventBridge API reference, `PutEvents`)
@@ -117,12 +117,11 @@ impl EventBus {
             let kind = kind(&code, None);
             let may_pass = kind == Kind::Transient;
             if !may_pass || tries == RETRIES {
-                let message = first.error_message.clone().unwrap_or_default();
                 return Err(Error::Api {
                     operation: "PutEvents",
                     subject: self.name.clone(),
                     kind,
-                    detail: format!("{code}: {message}"),
+                    detail: quoted(&code, first.error_message.as_deref()),
                     advice: advice(kind),
                     retry_after: None,
                 });

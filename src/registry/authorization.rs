@@ -26,7 +26,7 @@ use crate::error::{Error, Kind, Operation, Result};
 use crate::kept::{Freshness, with_renewal};
 
 /// So many secrets are remembered, to keep them out of messages: those in use, and those before a renewal.
-const KNOWN_SECRETS: usize = 8;
+const KNOWN_SECRETS: usize = 12;
 
 /// A user name and its password or token. `Debug` shows neither.
 #[derive(Clone)]
@@ -203,6 +203,7 @@ impl Authorization {
         };
         let credential = credentials(freshness).await?;
         self.remember_secret(credential.password.expose_secret());
+        self.remember(credential.basic().ok().as_ref());
         Ok(Some(credential))
     }
 

@@ -97,6 +97,7 @@ impl Repository {
             StatusCode::OK => (0, *size),
             StatusCode::PARTIAL_CONTENT if offset > 0 => part(&response, offset, *size)
                 .map_err(|reason| place.error(Kind::Transient, reason))?,
+            _ if redirects > 0 => return Err(refusal::of_storage(&response, &place)),
             _ => return Err(refusal::of(response, &place).await),
         };
         match response.content_length() {
@@ -323,10 +324,13 @@ fn part(response: &Response, offset: u64, size: u64) -> Result<(u64, u64), Strin
         {
             Ok((first, end))
         }
-        _ => Err(format!(
-            "asked for the bytes from {offset} on, and got Content-Range {:?}",
-            value.chars().take(100).collect::<String>()
-        )),
+        _ => {
+            let is_known = |character: &char| "bytes 0123456789-/*".contains(*character);
+            let shown: String = value.chars().take_while(is_known).take(100).collect();
+            Err(format!(
+                "asked for the bytes from {offset} on, and got Content-Range {shown:?}"
+            ))
+        }
     }
 }
 

@@ -34,14 +34,14 @@ impl Place<'_> {
         format!("{}/{}{}", self.host, self.repository, self.suffix)
     }
 
-    /// An error of our own finding.
+    /// An error of our own finding, which may quote what was found.
     pub(super) fn error(&self, kind: Kind, detail: String) -> Error {
         Error::Registry {
             side: self.side,
             operation: self.operation,
             reference: self.reference(),
             kind,
-            detail,
+            detail: without_secrets(&detail, self.authorization),
             advice: String::new(),
             retry_after: None,
         }
@@ -59,12 +59,12 @@ impl Place<'_> {
         self.error(Kind::Transient, detail)
     }
 
-    /// Content that is not what it was said to be.
+    /// Content that is not what it was said to be, some of which may be quoted.
     pub(super) fn content(&self, reason: String) -> Error {
         Error::Content {
             side: self.side,
             reference: self.reference(),
-            reason,
+            reason: without_secrets(&reason, self.authorization),
         }
     }
 }
@@ -91,7 +91,23 @@ pub(super) async fn of(response: Response, place: &Place<'_>) -> Error {
     let body = tokio::time::timeout(BODY_TIMEOUT, limited_body(response, 64 * 1024)).await;
     let body = body.ok().flatten().unwrap_or_default();
     let envelope: Envelope = serde_json::from_slice(&body).unwrap_or_default();
-    let EnvelopeError { code, message } = envelope.errors.into_iter().next().unwrap_or_default();
+    let error = envelope.errors.into_iter().next().unwrap_or_default();
+    from_error(status, retry_after, error, place)
+}
+
+/// As [`of`], where the storage behind the registry answers. It is not quoted: it knows no error envelope, but it knows the signed URL.
+pub(super) fn of_storage(response: &Response, place: &Place<'_>) -> Error {
+    let (status, retry_after) = (response.status(), retry_after(response));
+    from_error(status, retry_after, EnvelopeError::default(), place)
+}
+
+fn from_error(
+    status: StatusCode,
+    retry_after: Option<Duration>,
+    error: EnvelopeError,
+    place: &Place<'_>,
+) -> Error {
+    let EnvelopeError { code, message } = error;
     let shown = |text: &str| printable(text, place.authorization);
     let detail = [status.as_str(), &shown(&code), &shown(&message)]
         .into_iter()
@@ -243,18 +259,21 @@ fn seconds_until(date: &str) -> Option<u64> {
     Some(wait.as_secs() + u64::from(wait.subsec_nanos() > 0))
 }
 
-/// Foreign text for a log line: short, without control characters, and without anything secret that the registry echoes: the
-/// credentials in use, GitHub's tokens, and the queries of URLs, which may be signed.
+/// Foreign text for a log line: short, without control characters, and without secrets.
 fn printable(text: &str, authorization: &Authorization) -> String {
-    let text = redact(text, &authorization.secrets());
-    let is_space = |character: char| character.is_whitespace() || "\"'<>".contains(character);
-    let words = text.split_inclusive(is_space).map(redacted);
-    words
-        .collect::<String>()
+    without_secrets(text, authorization)
         .chars()
         .filter(|character| !character.is_control())
         .take(300)
         .collect()
+}
+
+/// A text without anything secret that the registry echoes: the credentials in use, GitHub's tokens, and the queries of URLs, which may
+/// be signed.
+fn without_secrets(text: &str, authorization: &Authorization) -> String {
+    let text = redact(text, &authorization.secrets());
+    let is_space = |character: char| character.is_whitespace() || "\"'<>".contains(character);
+    text.split_inclusive(is_space).map(redacted).collect()
 }
 
 /// One word without what may be a secret in it.

@@ -25,6 +25,7 @@ mod guards;
 mod hazards;
 mod interplay;
 mod interruptions;
+mod leaks;
 mod long_runs;
 mod matrix;
 mod measurements;

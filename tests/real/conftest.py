@@ -262,14 +262,14 @@ def function(built, lambda_image, aws, source, destination, github, tmp_path_fac
 
     # SAM hands over only what a template declares, and no deployment declares another AWS.
     template = yaml.safe_load((built / "template.yaml").read_text())
-    template["Globals"]["Function"]["Environment"]["Variables"]["AWS_ENDPOINT_URL"] = aws
+    template["Globals"]["Function"]["Environment"]["Variables"] |= {"AWS_ENDPOINT_URL": aws, "EVENT_BUS": ""}
     local = built / "local.yaml"
     local.write_text(yaml.safe_dump(template))
 
     return Function(local, lambda_image, {
         "RULES": json.dumps(RULES), "GHCR_TOKEN_SECRET_ID": "ghcr", "WEBHOOK_SECRET_ID": "webhook",
         "JOB_QUEUE_URL": "", "DEAD_LETTER_QUEUE_URL": "", "SOURCE_REGISTRY": f"http://{source.host}",
-        "DESTINATION_REGISTRY": f"http://{destination.host}", "GITHUB_API_URL": github,
+        "DESTINATION_REGISTRY": f"http://{destination.host}", "GITHUB_API_URL": github, "EVENT_BUS": "",
     }, tmp_path_factory.mktemp("invocations"), itertools.count(1))
 
 
