@@ -6,8 +6,8 @@ use crate::error::{Error, Kind};
 
 /// The error of the API operation `operation`, called for `subject`. `advice` says what to do about each kind.
 ///
-/// Only the service's own code and the first line of its message are quoted. An answer that can't be understood never is: it may be a secret, and the
-/// SDK's own text for such an error shows it whole.
+/// Only the service's own code and the first line of its message are quoted. An answer that can't be understood never is: it may be
+/// a secret, and the SDK's own text for such an error shows it whole.
 pub(super) fn api_error<E>(
     operation: &'static str,
     subject: &str,
