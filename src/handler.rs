@@ -276,6 +276,7 @@ fn pushed(origin: Origin, delivery: &Option<String>) -> Cause {
         origin: Some(origin),
         delivery: delivery.clone(),
         announced_at: Some(SystemTime::now()),
+        is_tried_again: false,
     }
 }
 

@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 
 use crate::copy::report::{Figures, Outcome, Report, Subject};
 use crate::error::Kind;
-use crate::job::Origin;
 
 /// The namespace of all metrics.
 pub const NAMESPACE: &str = "ghcr-to-ecr";
@@ -43,19 +42,19 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counts a report. `announced_at` is when the function learnt of the push that it is about.
+    /// Counts a report. What `is_found_again` is reported by the next scheduled run too, or when its message comes back, and is news
+    /// only if it may pass. `announced_at` is when the function learnt of the push that it is about.
     ///
     /// What is about no image is counted nowhere: whoever is refused for a bad signature may be anybody, and raises no alarm.
     pub fn count(
         &mut self,
         report: &Report,
-        origin: Option<Origin>,
+        is_found_again: bool,
         announced_at: Option<SystemTime>,
     ) {
         let kind = report.error.as_ref().map(|error| error.kind());
         if let Some(kind) = kind.filter(|_| report.subject.is_some()) {
-            // A scheduled run finds again what failed for good, and reports it each time.
-            let is_news = origin != Some(Origin::Schedule) || kind.may_pass();
+            let is_news = !is_found_again || kind.may_pass();
             if report.outcome == Outcome::Failed && is_news {
                 *self.failures.entry(kind).or_default() += 1;
             }

@@ -42,6 +42,8 @@ pub struct Cause {
     pub delivery: Option<String>,
     /// When the function learnt of the push.
     pub announced_at: Option<SystemTime>,
+    /// Whether the message comes back, whatever failed.
+    pub is_tried_again: bool,
 }
 
 impl Cause {
@@ -55,6 +57,7 @@ impl Cause {
             origin: options.origin,
             delivery: options.delivery.clone(),
             announced_at: sent_at.filter(|_| is_push),
+            is_tried_again: false,
         }
     }
 }
@@ -67,12 +70,10 @@ impl Reports {
 
     /// Logs and counts a report, and keeps it for the reply.
     pub fn add(&mut self, report: Report) {
-        let Cause {
-            origin,
-            announced_at,
-            ..
-        } = self.cause;
-        self.metrics.count(&report, origin, announced_at);
+        let cause = &self.cause;
+        let is_found_again = cause.is_tried_again || cause.origin == Some(Origin::Schedule);
+        self.metrics
+            .count(&report, is_found_again, cause.announced_at);
         *self.counts.entry(report.outcome).or_default() += 1;
         let line = serde_json::to_string(&report).unwrap_or_default();
         // A scheduled run may find very many of these.

@@ -95,11 +95,15 @@ async fn settle(
     };
     let jobs = job.as_deref().unwrap_or_default();
     let fate = fate(jobs, &reports, message.receive_count);
-    if matches!(fate, Fate::Done | Fate::DeadLetter(_)) {
+    let is_final = matches!(fate, Fate::Done | Fate::DeadLetter(_));
+    if is_final {
         invocation.publish_failed(jobs, &reports).await;
     }
     log.received(message.receive_count);
-    log.caused_by(Cause::of(jobs, message.sent_at));
+    log.caused_by(Cause {
+        is_tried_again: !is_final,
+        ..Cause::of(jobs, message.sent_at)
+    });
     let left = job.ok().and_then(|jobs| left_of(jobs, &reports));
     log.extend(reports);
     let carried_out = match (fate, invocation.queue) {
