@@ -67,7 +67,12 @@ impl Invocation<'_> {
             publisher.copied(job, reports).await?;
             match self.is_repeated {
                 true => Ok(()),
-                false => publisher.failed(job, reports).await,
+                false => {
+                    // Whoever was cut off is invoked again, or hears of it.
+                    let is_failed = |report: &&Report| report.outcome == Outcome::Failed;
+                    let failed = reports.iter().filter(is_failed);
+                    publisher.failed(job, failed).await
+                }
             }
         };
         let deadline = self.shared.deadline;
@@ -84,7 +89,8 @@ impl Invocation<'_> {
         let (Some(publisher), Some(job)) = (self.publisher, jobs.first()) else {
             return;
         };
-        let published = publisher.failed(job, reports);
+        let given_up = reports.iter().filter(|report| report.error.is_some());
+        let published = publisher.failed(job, given_up);
         if let Err(error) = self.shared.deadline.bound_settling(published).await {
             tracing::warn!(%error, "the event bus was not told");
         }

@@ -83,11 +83,11 @@ impl Publisher {
         self.put(copied(job, reports)).await
     }
 
-    /// Tells which copies of a job failed, once nobody tries them again.
+    /// Tells of copies of a job that failed or were cut off, once nobody tries them again.
     ///
     /// # Errors
     /// What EventBridge refuses.
-    pub async fn failed(&self, job: &Job, reports: &[Report]) -> Result<()> {
+    pub async fn failed(&self, job: &Job, reports: impl Iterator<Item = &Report>) -> Result<()> {
         self.put(failed(job, reports)).await
     }
 
@@ -126,15 +126,13 @@ fn copied(job: &Job, reports: &[Report]) -> Vec<Draft> {
     copied.chain(available(job, reports)).collect()
 }
 
-fn failed(job: &Job, reports: &[Report]) -> Vec<Draft> {
-    if job.referrer_tag().is_some() {
-        return Vec::new();
+fn failed<'a>(job: &Job, reports: impl Iterator<Item = &'a Report>) -> Vec<Draft> {
+    match job.referrer_tag() {
+        Some(_) => Vec::new(),
+        None => reports
+            .map(|report| detail("Image Copy Failed", job, report))
+            .collect(),
     }
-    let is_failed = |report: &&Report| report.outcome == Outcome::Failed;
-    let failed = reports.iter().filter(is_failed);
-    failed
-        .map(|report| detail("Image Copy Failed", job, report))
-        .collect()
 }
 
 /// The image, if the job has copied it and now every destination has it.

@@ -95,7 +95,7 @@ async fn settle(
     };
     let jobs = job.as_deref().unwrap_or_default();
     let fate = fate(jobs, &reports, message.receive_count);
-    if matches!(fate, Fate::Done | Fate::DeadLetter(_)) {
+    if is_given_up(invocation, message, &fate).await {
         invocation.publish_failed(jobs, &reports).await;
     }
     log.received(message.receive_count);
@@ -123,6 +123,21 @@ async fn settle(
         Ok(true) => None,
         // Neither sent anew nor dead-lettered: the message itself has to come back.
         Ok(false) | Err(_) => Some(message.backoff(None)),
+    }
+}
+
+/// Whether nobody tries again what failed, which the event bus is told then. SQS itself gives a message up after so many receives as the
+/// queue says.
+async fn is_given_up(invocation: &Invocation<'_>, message: &Message, fate: &Fate) -> bool {
+    match (fate, invocation.queue) {
+        (Fate::Done | Fate::DeadLetter(_), _) => true,
+        (Fate::Return(_), Some(queue)) if invocation.publisher.is_some() => {
+            let attributes = queue.attributes(queue.url());
+            let attributes = invocation.shared.deadline.bound_settling(attributes).await;
+            let limit = attributes.ok().and_then(|it| it.max_receive_count);
+            limit.is_some_and(|limit| message.receive_count >= limit)
+        }
+        _ => false,
     }
 }
 

@@ -297,6 +297,34 @@ async fn a_failure_is_told_when_the_job_is_given_up() {
     );
 }
 
+/// SQS gives it up, and tells nobody.
+#[tokio::test]
+async fn a_failure_of_the_last_receive_is_told() {
+    let scenario = with_bus(&[]).await;
+    let unavailable = Fault::Status {
+        status: 503,
+        headers: Vec::new(),
+        body: String::new(),
+    };
+    scenario.ghcr.server.fault("*", "", 1_000_000, unavailable);
+    scenario.push(REPOSITORY, "1", &small_image());
+    let job = json!({"source": "ghcr.io/acme/api:1", "destination": "prod/api"});
+    scenario.sqs.send(JOB_QUEUE, "group", &job.to_string());
+    let mut batch = scenario.sqs.batch(JOB_QUEUE, 1);
+    for (receive, count) in [(11, 0), (12, 1)] {
+        batch["Records"][0]["attributes"]["ApproximateReceiveCount"] = json!(receive.to_string());
+        let reply = scenario.function.invoke(&batch).await.reply();
+        assert_ne!(reply, json!({"batchItemFailures": []}), "it comes back");
+        assert_eq!(events(&scenario).len(), count, "receive {receive}");
+    }
+    let told = events(&scenario);
+    let [(detail_type, detail)] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(detail_type, "Image Copy Failed");
+    assert_eq!(detail["error_kind"], "Transient");
+}
+
 #[tokio::test]
 async fn a_dry_run_is_no_news() {
     let scenario = with_bus(&[]).await;
