@@ -53,3 +53,4 @@ mod telling;
 mod tls;
 mod triggers;
 mod vanished;
+mod year;
