@@ -56,3 +56,4 @@ mod telling;
 mod tls;
 mod triggers;
 mod vanished;
+mod year;

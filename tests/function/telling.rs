@@ -212,6 +212,26 @@ async fn a_failure_that_each_run_finds_again_is_counted_but_is_no_news() {
     assert_eq!(failures, [(json!({"Kind": kind}), json!(1))]);
 }
 
+/// A token that is no longer valid makes every run find nothing: each failure is one that the next run finds again, so that no other
+/// metric tells of it.
+#[tokio::test]
+async fn a_run_that_is_refused_everything_does_not_count_as_completed() {
+    let mut scenario = Scenario::start_with_queue(&[JSON_LOG]).await;
+    scenario.push(REPOSITORY, "1", &small_image());
+    let run = json!({"reconcile": true});
+    scenario.github.accept_tokens(&["another"]);
+    let reply = scenario.invoke(&run).await.reply();
+    assert_eq!(
+        (&reply["outcome"], &reply["error_kind"]),
+        (&json!("failed"), &json!("Denied"))
+    );
+    assert_eq!(metrics(&scenario, "CompletedRuns"), []);
+    scenario.github.accept_tokens(&[Ghcr::TOKEN]);
+    scenario.restart_with(&[JSON_LOG]).await;
+    scenario.invoke(&run).await.reply();
+    assert_eq!(metrics(&scenario, "CompletedRuns"), [(json!({}), json!(1))]);
+}
+
 #[tokio::test]
 async fn the_bus_is_told_of_what_was_copied_and_of_what_every_destination_has() {
     let rules = r#"[{"source":"acme/*","destination":["prod/{name}","test/{name}"]}]"#;
