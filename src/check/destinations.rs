@@ -31,6 +31,10 @@ impl Check<'_> {
             Ok(repository) => repository,
             Err(error) => return vec![Line::of_error(check, &error)],
         };
+        let upstream = repository.expect_no_upstream_now();
+        if let Err(error) = self.deadline.bound(upstream).await {
+            return vec![Line::of_error(check, &error)];
+        }
         // No manifest has this digest, so that the look is no pull of an image.
         let nothing = Digest::of(b"no manifest").to_string();
         let look = retry(repository.observer(), || repository.expect_exists(&nothing));
