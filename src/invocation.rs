@@ -63,13 +63,7 @@ impl Invocation<'_> {
         let Some(publisher) = self.publisher else {
             return;
         };
-        let published = async {
-            publisher.copied(job, reports).await?;
-            match self.is_repeated {
-                true => Ok(()),
-                false => publisher.failed(job, reports).await,
-            }
-        };
+        let published = publisher.ended(job, reports, !self.is_repeated);
         let deadline = self.shared.deadline;
         if let Err(error) = deadline.bound_settling(published).await {
             tracing::warn!(%error, "the event bus was not told");

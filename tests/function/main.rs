@@ -53,5 +53,6 @@ mod soak;
 mod tags;
 mod telling;
 mod tls;
+mod told;
 mod triggers;
 mod vanished;
