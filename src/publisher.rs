@@ -85,17 +85,18 @@ impl Publisher {
     pub async fn ended(&self, job: &Job, reports: &[Report], is_final: bool) -> Result<()> {
         let mut drafts = copied(job, reports);
         if is_final {
-            drafts.extend(failed(job, reports));
+            drafts.extend(failed(job, reports, |it| it.outcome == Outcome::Failed));
         }
         self.put(drafts).await
     }
 
-    /// Tells which copies of a job failed, once nobody tries them again.
+    /// Tells which copies of a job failed or were cut off, once nobody tries them again.
     ///
     /// # Errors
     /// What EventBridge refuses, or that it did not answer in time.
     pub async fn failed(&self, job: &Job, reports: &[Report]) -> Result<()> {
-        self.put(failed(job, reports)).await
+        self.put(failed(job, reports, |it| it.error.is_some()))
+            .await
     }
 
     /// Tells that a token expires soon, once a day.
@@ -141,12 +142,11 @@ fn copied(job: &Job, reports: &[Report]) -> Vec<Draft> {
     copied.chain(available(job, reports)).collect()
 }
 
-fn failed(job: &Job, reports: &[Report]) -> Vec<Draft> {
+fn failed(job: &Job, reports: &[Report], is_failed: impl Fn(&Report) -> bool) -> Vec<Draft> {
     if !is_news(job) {
         return Vec::new();
     }
-    let is_failed = |report: &&Report| report.outcome == Outcome::Failed;
-    let failed = reports.iter().filter(is_failed);
+    let failed = reports.iter().filter(|report| is_failed(report));
     failed
         .map(|report| detail("Image Copy Failed", job, report))
         .collect()

@@ -1,10 +1,10 @@
 //! What is told of a copy when something is in the way: a bus that does not answer, a source that refuses everything, texts that
 //! look like something else.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
-use support::deployment::JOB_QUEUE;
+use support::deployment::{JOB_QUEUE, MAX_RECEIVE_COUNT};
 use support::http::Fault;
 use support::image::Blob;
 
@@ -24,6 +24,14 @@ fn total(scenario: &Scenario, name: &str, dimensions: &Value) -> u64 {
     let documents = metrics(scenario, name).into_iter();
     let of_dimensions = documents.filter(|(found, _)| found == dimensions);
     of_dimensions.filter_map(|(_, value)| value.as_u64()).sum()
+}
+
+fn unavailable() -> Fault {
+    Fault::Status {
+        status: 503,
+        headers: Vec::new(),
+        body: String::new(),
+    }
 }
 
 /// The copy is done: whoever waits for it, or behind it, waits seconds for the bus and no more.
@@ -170,6 +178,30 @@ async fn a_repository_that_was_put_right_is_no_image() {
     assert_eq!(images, [(json!({"Outcome": "copied"}), json!(1))]);
 }
 
+/// Without a dead-letter queue of its own the function leaves it to the queue, which gives up after so many receives: then, and only
+/// then, nobody tries again.
+#[tokio::test]
+async fn a_failure_is_told_once_where_the_queue_itself_gives_up() {
+    for fault in [None, Some(unavailable())] {
+        let scenario = with_bus(&[("DEAD_LETTER_QUEUE_URL", "")]).await;
+        if let Some(fault) = &fault {
+            scenario.ghcr.server.fault("*", "", 1000, fault.clone());
+        }
+        let job = json!({"source": "ghcr.io/acme/api:1", "destination": "prod/api"});
+        scenario.sqs.send(JOB_QUEUE, "group", &job.to_string());
+        for receive in [1, MAX_RECEIVE_COUNT - 1, MAX_RECEIVE_COUNT] {
+            assert_eq!(told(&scenario), [""; 0], "{receive} {fault:?}");
+            let mut batch = scenario.sqs.batch(JOB_QUEUE, 1);
+            let attributes = &mut batch["Records"][0]["attributes"];
+            attributes["ApproximateReceiveCount"] = json!(receive.to_string());
+            let reply = scenario.function.invoke(&batch).await.reply();
+            assert_ne!(reply, json!({"batchItemFailures": []}), "{receive}");
+            scenario.sqs.settle(JOB_QUEUE, &batch, &reply);
+        }
+        assert_eq!(told(&scenario), ["Image Copy Failed"], "{fault:?}");
+    }
+}
+
 /// A copy is refused there before anything is uploaded. (ECR user guide, "Considerations for using pull through cache rules")
 #[tokio::test]
 async fn a_check_finds_a_destination_that_ecr_fills_itself() {
@@ -193,6 +225,44 @@ async fn a_check_finds_a_destination_that_ecr_fills_itself() {
         line["remedy"].to_string().contains("another prefix"),
         "{line}"
     );
+}
+
+/// An image that takes several invocations was pushed when its first message was sent.
+#[tokio::test]
+async fn a_renewed_message_keeps_the_time_of_the_push() {
+    let scenario = Scenario::start_with_queue(&[JSON_LOG, ("BLOB_CONCURRENCY", "1")]).await;
+    let image = small_image();
+    scenario.push(REPOSITORY, "1", &image);
+    http_reply(&scenario, &delivery("1", &image.top)).await;
+    let sent_at = |batch: &mut Value, age: Duration| {
+        let at = SystemTime::now() - age;
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).expect("a time");
+        let attributes = &mut batch["Records"][0]["attributes"];
+        attributes["SentTimestamp"] = json!(since.as_millis().to_string());
+    };
+    let blobs = image.blobs.iter();
+    let (last, _) = blobs.min_by_key(|(_, blob)| blob.length()).expect("blobs");
+    let last = last.trim_start_matches("sha256:");
+    scenario.ecr.server.fault("PUT", last, 1, Fault::Hold);
+    let mut batch = scenario.sqs.batch(JOB_QUEUE, 1);
+    sent_at(&mut batch, Duration::from_secs(3600));
+    let remaining = Duration::from_secs(4);
+    let cut = scenario.function.invoke_with_deadline(&batch, remaining);
+    let reply = cut.await.reply();
+    assert_eq!(reply, json!({"batchItemFailures": []}), "it is renewed");
+    assert_eq!(metrics(&scenario, "SecondsSincePush"), []);
+    scenario.sqs.settle(JOB_QUEUE, &batch, &reply);
+    scenario.ecr.server.release();
+
+    let mut batch = scenario.sqs.batch(JOB_QUEUE, 1);
+    sent_at(&mut batch, Duration::ZERO);
+    scenario.function.invoke(&batch).await.reply();
+    let values = metrics(&scenario, "SecondsSincePush");
+    let [(_, Value::Array(values))] = &values[..] else {
+        panic!("{values:?}");
+    };
+    let seconds = values[0].as_f64().unwrap_or_default();
+    assert!((3600.0..3700.0).contains(&seconds), "{values:?}");
 }
 
 /// Whatever is in a name or in an error: a line of the log is one line, and no metric.
