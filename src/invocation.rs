@@ -63,18 +63,7 @@ impl Invocation<'_> {
         let Some(publisher) = self.publisher else {
             return;
         };
-        let published = async {
-            publisher.copied(job, reports).await?;
-            match self.is_repeated {
-                true => Ok(()),
-                false => {
-                    // Whoever was cut off is invoked again, or hears of it.
-                    let is_failed = |report: &&Report| report.outcome == Outcome::Failed;
-                    let failed = reports.iter().filter(is_failed);
-                    publisher.failed(job, failed).await
-                }
-            }
-        };
+        let published = publisher.ended(job, reports, !self.is_repeated);
         let deadline = self.shared.deadline;
         if let Err(error) = deadline.bound_settling(published).await {
             tracing::warn!(%error, "the event bus was not told");
@@ -89,8 +78,7 @@ impl Invocation<'_> {
         let (Some(publisher), Some(job)) = (self.publisher, jobs.first()) else {
             return;
         };
-        let given_up = reports.iter().filter(|report| report.error.is_some());
-        let published = publisher.failed(job, given_up);
+        let published = publisher.failed(job, reports);
         if let Err(error) = self.shared.deadline.bound_settling(published).await {
             tracing::warn!(%error, "the event bus was not told");
         }

@@ -45,6 +45,8 @@ pub struct Cause {
     pub delivery: Option<String>,
     /// When the function learnt of the push.
     pub announced_at: Option<SystemTime>,
+    /// Nothing is to be copied, only planned.
+    pub dry_run: bool,
 }
 
 impl Cause {
@@ -58,7 +60,14 @@ impl Cause {
             origin: options.origin,
             delivery: options.delivery.clone(),
             announced_at: sent_at.filter(|_| is_push),
+            dry_run: options.dry_run,
         }
+    }
+
+    /// Whether it is news that something failed for a reason of this kind. A dry run leaves no image behind; a scheduled run finds again
+    /// what failed for good, and reports it each time.
+    fn is_news(&self, kind: Kind) -> bool {
+        !self.dry_run && (self.origin != Some(Origin::Schedule) || kind.may_pass())
     }
 }
 
@@ -70,12 +79,9 @@ impl Reports {
 
     /// Logs and counts a report, and keeps it for the reply.
     pub fn add(&mut self, report: Report) {
-        let Cause {
-            origin,
-            announced_at,
-            ..
-        } = self.cause;
-        self.metrics.count(&report, origin, announced_at);
+        let cause = &self.cause;
+        let is_news = |kind| cause.is_news(kind);
+        self.metrics.count(&report, is_news, cause.announced_at);
         *self.counts.entry(report.outcome).or_default() += 1;
         match is_refused_package(&report) {
             true => self.was_refused = true,

@@ -95,7 +95,7 @@ async fn settle(
     };
     let jobs = job.as_deref().unwrap_or_default();
     let fate = fate(jobs, &reports, message.receive_count);
-    if is_given_up(invocation, message, &fate).await {
+    if invocation.publisher.is_some() && is_given_up(invocation, message, &fate).await {
         invocation.publish_failed(jobs, &reports).await;
     }
     log.received(message.receive_count);
@@ -126,18 +126,27 @@ async fn settle(
     }
 }
 
-/// Whether nobody tries again what failed, which the event bus is told then. SQS itself gives a message up after so many receives as the
-/// queue says.
+/// Whether nobody tries again what failed of a message: it is settled, or SQS gives it up after this receive. (Amazon SQS developer
+/// guide, "Using dead-letter queues in Amazon SQS")
 async fn is_given_up(invocation: &Invocation<'_>, message: &Message, fate: &Fate) -> bool {
-    match (fate, invocation.queue) {
-        (Fate::Done | Fate::DeadLetter(_), _) => true,
-        (Fate::Return(_), Some(queue)) if invocation.publisher.is_some() => {
-            let attributes = queue.attributes(queue.url());
-            let attributes = invocation.shared.deadline.bound_settling(attributes).await;
-            let limit = attributes.ok().and_then(|it| it.max_receive_count);
-            limit.is_some_and(|limit| message.receive_count >= limit)
-        }
-        _ => false,
+    let queue = invocation.queue;
+    let deadline = invocation.shared.deadline;
+    let limit = async {
+        let limit = queue?.receive_limit();
+        let limit = deadline.bound_settling(async { Ok(limit.await) });
+        limit.await.ok().flatten()
+    };
+    match fate {
+        Fate::Done => true,
+        Fate::Renew => false,
+        Fate::DeadLetter(_) if queue.is_some_and(|it| it.dead_letter_url().is_some()) => true,
+        // Rather told at each receive than never.
+        Fate::DeadLetter(_) => limit
+            .await
+            .is_none_or(|limit| message.receive_count >= limit),
+        Fate::Return(_) => limit
+            .await
+            .is_some_and(|limit| message.receive_count >= limit),
     }
 }
 

@@ -11,11 +11,11 @@ use support::webhook;
 use crate::scenario::{REPOSITORY, Scenario, http_reply, small_image};
 
 const BUS: &str = "images";
-const JSON_LOG: (&str, &str) = ("AWS_LAMBDA_LOG_FORMAT", "JSON");
+pub(crate) const JSON_LOG: (&str, &str) = ("AWS_LAMBDA_LOG_FORMAT", "JSON");
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Every line of the log, each of which must be a JSON object with a time and a level.
-fn lines(scenario: &Scenario) -> Vec<Value> {
+pub(crate) fn lines(scenario: &Scenario) -> Vec<Value> {
     let log = scenario.function.log();
     let line = |line: &str| -> Value {
         let value: Value =
@@ -74,7 +74,7 @@ fn expect_embedded_metrics(line: &Value) {
 }
 
 /// The metrics with this name, each with its dimensions and its values.
-fn metrics(scenario: &Scenario, name: &str) -> Vec<(Value, Value)> {
+pub(crate) fn metrics(scenario: &Scenario, name: &str) -> Vec<(Value, Value)> {
     let of_line = |line: Value| {
         let directive = line.pointer("/_aws/CloudWatchMetrics/0")?.clone();
         assert_eq!(directive["Namespace"], "ghcr-to-ecr");
@@ -91,13 +91,13 @@ fn metrics(scenario: &Scenario, name: &str) -> Vec<(Value, Value)> {
     lines(scenario).into_iter().filter_map(of_line).collect()
 }
 
-fn delivery(tag: &str, digest: &str) -> Value {
+pub(crate) fn delivery(tag: &str, digest: &str) -> Value {
     let body = webhook::package_event("acme", "api", tag, digest);
     webhook::api_gateway_v2("package", &body, WEBHOOK_SECRET)
 }
 
 /// The events on the bus, as detail-type and detail.
-fn events(scenario: &Scenario) -> Vec<(String, Value)> {
+pub(crate) fn events(scenario: &Scenario) -> Vec<(String, Value)> {
     let events = scenario.aws.events(BUS).into_iter();
     let event = |event: Value| {
         assert_eq!(event["source"], "ghcr-to-ecr");
@@ -107,7 +107,7 @@ fn events(scenario: &Scenario) -> Vec<(String, Value)> {
     events.map(event).collect()
 }
 
-async fn with_bus(environment: &[(&str, &str)]) -> Scenario {
+pub(crate) async fn with_bus(environment: &[(&str, &str)]) -> Scenario {
     let all = [&[("EVENT_BUS", BUS), JSON_LOG], environment].concat();
     let scenario = Scenario::start_with_queue(&all).await;
     scenario.aws.create_event_bus(BUS);
