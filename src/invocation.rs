@@ -73,7 +73,7 @@ impl Invocation<'_> {
         };
         let published = publisher.ended(job, reports, others.as_deref(), !self.is_repeated);
         let deadline = self.shared.deadline;
-        if let Err(error) = deadline.bound_settling(published).await {
+        if let Err(error) = deadline.bound_telling(published).await {
             tracing::warn!(%error, "the event bus was not told");
             if let Some(report) = reports.iter_mut().find(|it| it.figures.is_some()) {
                 report.warn(format!("the event bus was not told: {error}"));
@@ -98,7 +98,7 @@ impl Invocation<'_> {
             return;
         };
         let published = publisher.failed(job, reports);
-        if let Err(error) = self.shared.deadline.bound_settling(published).await {
+        if let Err(error) = self.shared.deadline.bound_telling(published).await {
             tracing::warn!(%error, "the event bus was not told");
         }
     }
