@@ -78,12 +78,21 @@ impl Publisher {
         &self.bus
     }
 
-    /// Tells which destinations of a job have got the image, and whether all have it now; and if `is_final`, which failed.
+    /// Tells which destinations of a job have got the image, and that all have it now, if they do; and if `is_final`, which failed.
+    ///
+    /// `others` are the references and digests at the destinations that the job leaves out; `None` if one of them lacks the image.
     ///
     /// # Errors
     /// What EventBridge refuses, or that it did not answer in time.
-    pub async fn ended(&self, job: &Job, reports: &[Report], is_final: bool) -> Result<()> {
+    pub async fn ended(
+        &self,
+        job: &Job,
+        reports: &[Report],
+        others: Option<&[(String, Digest)]>,
+        is_final: bool,
+    ) -> Result<()> {
         let mut drafts = copied(job, reports);
+        drafts.extend(others.and_then(|others| available(job, reports, others)));
         if is_final {
             drafts.extend(failed(job, reports, |it| it.outcome == Outcome::Failed));
         }
@@ -138,8 +147,9 @@ fn copied(job: &Job, reports: &[Report]) -> Vec<Draft> {
     }
     let is_copied = |report: &&Report| report.outcome == Outcome::Copied;
     let copied = reports.iter().filter(is_copied);
-    let copied = copied.map(|report| detail("Image Copied", job, report));
-    copied.chain(available(job, reports)).collect()
+    copied
+        .map(|report| detail("Image Copied", job, report))
+        .collect()
 }
 
 fn failed(job: &Job, reports: &[Report], is_failed: impl Fn(&Report) -> bool) -> Vec<Draft> {
@@ -152,11 +162,17 @@ fn failed(job: &Job, reports: &[Report], is_failed: impl Fn(&Report) -> bool) ->
         .collect()
 }
 
-/// The image, if the job has copied it and now every destination has it.
-fn available(job: &Job, reports: &[Report]) -> Option<Draft> {
+/// Whether a job has copied its image, and all of its own destinations have it now.
+pub fn is_complete(job: &Job, reports: &[Report]) -> bool {
     let has_it = |report: &Report| matches!(report.outcome, Outcome::Copied | Outcome::Current);
     let is_new = reports.iter().any(|it| it.outcome == Outcome::Copied);
-    if !is_new || reports.len() != job.destinations.len() || !reports.iter().all(has_it) {
+    let is_each_told = reports.len() == job.destinations.len();
+    is_news(job) && is_new && is_each_told && reports.iter().all(has_it)
+}
+
+/// The image, if the job has copied it and now every destination has it.
+fn available(job: &Job, reports: &[Report], others: &[(String, Digest)]) -> Option<Draft> {
+    if !is_complete(job, reports) {
         return None;
     }
     let mut available = Available {
@@ -177,6 +193,10 @@ fn available(job: &Job, reports: &[Report]) -> Option<Draft> {
         available.source = source;
         available.destinations.push(destination);
         available.digests.push(report.figures.as_ref()?.digest?);
+    }
+    for (destination, digest) in others {
+        available.destinations.push(destination);
+        available.digests.push(*digest);
     }
     Some(draft("Image Available", &available))
 }

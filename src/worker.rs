@@ -133,7 +133,7 @@ async fn is_given_up(invocation: &Invocation<'_>, message: &Message, fate: &Fate
     let deadline = invocation.shared.deadline;
     let limit = async {
         let limit = queue?.receive_limit();
-        let limit = deadline.bound_settling(async { Ok(limit.await) });
+        let limit = deadline.bound_telling(async { Ok(limit.await) });
         limit.await.ok().flatten()
     };
     match fate {

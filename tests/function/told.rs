@@ -321,3 +321,48 @@ async fn no_text_makes_a_line_of_the_log() {
         assert!(log.lines().all(|line| !line.is_empty()));
     }
 }
+
+/// A scheduled run names only the destinations that differ, and leaves one alone that can't be copied to.
+#[tokio::test]
+async fn an_image_is_available_only_where_every_destination_of_the_rule_has_it() {
+    let rules = r#"[{"source":"acme/*","destination":["prod/{name}","test/{name}"]}]"#;
+    let scenario = with_bus(&[("RULES", rules)]).await;
+    let image = small_image();
+    scenario.push(REPOSITORY, "1", &image);
+    let run = json!({"reconcile": true});
+    scenario.invoke(&run).await;
+    scenario.process_queue().await;
+    assert_eq!(told(&scenario), ["Image Copied"], "test/api is missing");
+
+    scenario.ecr.create_repository("test/api");
+    scenario.invoke(&run).await;
+    scenario.process_queue().await;
+    let events = events(&scenario).split_off(1);
+    let types: Vec<_> = events.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(types, ["Image Copied", "Image Available"], "{events:?}");
+    let host = scenario.ecr.server.host();
+    let destinations = ["test", "prod"].map(|name| format!("{host}/{name}/api:1"));
+    assert_eq!(events[1].1["destinations"], json!(destinations));
+    assert_eq!(events[1].1["digests"], json!([image.top, image.top]));
+}
+
+/// What is left of a copy is handed on in the last two seconds, whether or not the bus answers then.
+#[tokio::test]
+async fn a_bus_that_does_not_answer_leaves_time_to_hand_on_the_rest() {
+    let rules = r#"[{"source":"acme/*","destination":["prod/{name}","test/{name}"]}]"#;
+    let scenario = with_bus(&[("RULES", rules)]).await;
+    scenario.ecr.create_repository("test/api");
+    scenario.push(REPOSITORY, "1", &small_image());
+    let tag = "/test/api/manifests/1";
+    scenario.ecr.server.fault("PUT", tag, 1000, Fault::Hold);
+    let aws = &scenario.aws.server;
+    aws.fault("POST", "PutEvents", 1000, Fault::Hold);
+    scenario
+        .sqs
+        .send(JOB_QUEUE, "group", &direct("1").to_string());
+    let batch = scenario.sqs.batch(JOB_QUEUE, 1);
+    let remaining = Duration::from_secs(5);
+    let cut = scenario.function.invoke_with_deadline(&batch, remaining);
+    let reply = cut.await.reply();
+    assert_eq!(reply, json!({"batchItemFailures": []}), "it is renewed");
+}
