@@ -126,7 +126,7 @@ const IMPORTS: [(&str, &[&str]); 38] = [
     ),
     ("reports", &["copy", "error", "job", "metrics"]),
     ("logging", &["metrics"]),
-    ("metrics", &["copy", "error", "job"]),
+    ("metrics", &["copy", "error"]),
     ("publisher", &["aws", "copy", "error", "job", "manifest"]),
     (
         "invocation",

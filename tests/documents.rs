@@ -139,7 +139,7 @@ fn code_of(name: &str) -> String {
     code.lines().filter(is_code).collect::<Vec<_>>().join("\n")
 }
 
-/// The names of a structure's fields, or of an enumeration's variants.
+/// The names of a structure's fields as far as they are written, or of an enumeration's variants.
 fn members(code: &str, declaration: &str) -> Vec<String> {
     let body = code.split(declaration).nth(1).unwrap();
     let body = body.split("\n}").next().unwrap();
@@ -149,7 +149,10 @@ fn members(code: &str, declaration: &str) -> Vec<String> {
         let is_name = |it: char| it.is_alphanumeric() || it == '_';
         (!name.is_empty() && name.chars().all(is_name)).then(|| name.to_owned())
     };
-    let names: Vec<String> = body.lines().skip(1).filter_map(name).collect();
+    let lines = body.lines().skip(1).zip(body.lines());
+    let is_written = |(_, before): &(&str, &str)| before.trim() != "#[serde(skip)]";
+    let written = lines.filter(is_written);
+    let names: Vec<String> = written.filter_map(|(line, _)| name(line)).collect();
     assert!(names.len() > 3, "{declaration}: {names:?}");
     names
 }

@@ -54,5 +54,7 @@ mod soak;
 mod tags;
 mod telling;
 mod tls;
+mod told;
 mod triggers;
 mod vanished;
+mod year;
