@@ -114,6 +114,13 @@ def test_a_rule_takes_what_it_is_about_and_nothing_else(example, names, events):
     assert sorted(name for name, event in events.items() if event in found) == names
 
 
+@pytest.mark.parametrize("kind", ["Transient", "Deadline", "Internal", "Denied"])
+def test_people_are_told_of_whatever_is_not_tried_again(kind):
+    event = {"source": "ghcr-to-ecr", "detail-type": "Image Copy Failed", "detail": {"origin": "webhook", "error_kind": kind}}
+    assert matched("notify.yaml", [event]) == [event]
+    assert matched("notify.yaml", [event | {"detail": {"origin": "schedule", "error_kind": kind}}]) == []
+
+
 def test_each_field_that_an_example_reads_is_in_the_events_that_it_gets(events):
     target, = rule("notify.yaml")["Targets"]
     failed = events["Image Copy Failed direct"]["detail"]
