@@ -279,6 +279,7 @@ fn pushed(origin: Origin, delivery: &Option<String>) -> Cause {
         delivery: delivery.clone(),
         announced_at: Some(SystemTime::now()),
         dry_run: false,
+        is_tried_again: false,
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Cause {
     pub announced_at: Option<SystemTime>,
     /// Nothing is to be copied, only planned.
     pub dry_run: bool,
+    /// Whether the message comes back, whatever failed.
+    pub is_tried_again: bool,
 }
 
 impl Cause {
@@ -61,13 +63,15 @@ impl Cause {
             delivery: options.delivery.clone(),
             announced_at: sent_at.filter(|_| is_push),
             dry_run: options.dry_run,
+            is_tried_again: false,
         }
     }
 
-    /// Whether it is news that something failed for a reason of this kind. A dry run leaves no image behind; a scheduled run finds again
-    /// what failed for good, and reports it each time.
+    /// Whether it is news that something failed for a reason of this kind. A dry run leaves no image behind; and what failed for good is
+    /// reported again by the next scheduled run, or when its message comes back.
     fn is_news(&self, kind: Kind) -> bool {
-        !self.dry_run && (self.origin != Some(Origin::Schedule) || kind.may_pass())
+        let is_found_again = self.is_tried_again || self.origin == Some(Origin::Schedule);
+        !self.dry_run && (kind.may_pass() || !is_found_again)
     }
 }
 

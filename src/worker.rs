@@ -99,7 +99,10 @@ async fn settle(
         invocation.publish_failed(jobs, &reports).await;
     }
     log.received(message.receive_count);
-    log.caused_by(Cause::of(jobs, message.sent_at));
+    log.caused_by(Cause {
+        is_tried_again: matches!(fate, Fate::Return(_) | Fate::Renew),
+        ..Cause::of(jobs, message.sent_at)
+    });
     let left = job.ok().and_then(|jobs| left_of(jobs, &reports));
     log.extend(reports);
     let carried_out = match (fate, invocation.queue) {
