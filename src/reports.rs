@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::copy::estimate::Sum;
-use crate::copy::report::{Outcome, Report, Subject};
+use crate::copy::report::{Outcome, Report};
 use crate::error::{Error, Kind};
 use crate::job::{Job, Origin};
 use crate::metrics::{self, Metrics};
@@ -29,9 +29,6 @@ pub struct Reports {
     error: Option<(Outcome, Error)>,
     passing_error: Option<Error>,
     metrics: Metrics,
-    /// Whether a package, or an owner's list of packages, was refused, and whether there was anything else.
-    was_refused: bool,
-    saw_anything: bool,
     cause: Cause,
     sum: Option<Sum>,
 }
@@ -47,7 +44,7 @@ pub struct Cause {
     pub announced_at: Option<SystemTime>,
     /// Nothing is to be copied, only planned.
     pub dry_run: bool,
-    /// The message comes back, whatever failed.
+    /// Whether the message comes back, whatever failed.
     pub is_tried_again: bool,
 }
 
@@ -67,11 +64,11 @@ impl Cause {
         }
     }
 
-    /// Whether it is news that something failed for a reason of this kind. A dry run leaves no image behind; what failed for good is
-    /// found again, and reported, by each scheduled run and by each receive of its message until that is given up.
+    /// Whether it is news that something failed for a reason of this kind. A dry run leaves no image behind; and what failed for good is
+    /// reported again by the next scheduled run, or when its message comes back.
     fn is_news(&self, kind: Kind) -> bool {
         let is_found_again = self.is_tried_again || self.origin == Some(Origin::Schedule);
-        !self.dry_run && (!is_found_again || kind.may_pass())
+        !self.dry_run && (kind.may_pass() || !is_found_again)
     }
 }
 
@@ -87,10 +84,6 @@ impl Reports {
         let is_news = |kind| cause.is_news(kind);
         self.metrics.count(&report, is_news, cause.announced_at);
         *self.counts.entry(report.outcome).or_default() += 1;
-        match is_refused_package(&report) {
-            true => self.was_refused = true,
-            false => self.saw_anything = true,
-        }
         let line = serde_json::to_string(&report).unwrap_or_default();
         // A scheduled run may find very many of these.
         let is_quiet = report.outcome == Outcome::Current && !report.tells_more();
@@ -155,12 +148,9 @@ impl Reports {
         self.metrics.received(receive_count);
     }
 
-    /// Counts a scheduled run that got to its end. One that was refused everything, as with a token that is no longer valid, has
-    /// found nothing out: each of its failures is one that the next run finds again, so nothing else would tell of it.
+    /// Counts a scheduled run that got to its end.
     pub fn completed_run(&mut self) {
-        if self.saw_anything || !self.was_refused {
-            self.metrics.completed_run();
-        }
+        self.metrics.completed_run();
     }
 
     /// Says what all that a dry run would copy comes to.
@@ -209,15 +199,6 @@ impl Reports {
     }
 }
 
-fn is_refused_package(report: &Report) -> bool {
-    let is_whole = matches!(
-        report.subject,
-        Some(Subject::Package { .. } | Subject::Rule { .. } | Subject::Owner { .. })
-    );
-    let kind = report.error.as_ref().map(Error::kind);
-    is_whole && kind == Some(Kind::Denied)
-}
-
 /// One report as it is, several under the outcome that stands for all; after those of a dry run, what they come to.
 impl Serialize for Reports {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -250,6 +231,7 @@ impl Serialize for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::copy::report::Subject;
 
     #[test]
     fn a_reply_has_an_end_and_counts_what_it_leaves_out() {

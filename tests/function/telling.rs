@@ -212,26 +212,6 @@ async fn a_failure_that_each_run_finds_again_is_counted_but_is_no_news() {
     assert_eq!(failures, [(json!({"Kind": kind}), json!(1))]);
 }
 
-/// GHCR can be late to show what GitHub's event announces: nobody is to be woken by what the next receive puts right.
-#[tokio::test]
-async fn a_tag_that_ghcr_shows_late_raises_no_alarm() {
-    let scenario = Scenario::start_with_queue(&[JSON_LOG]).await;
-    let image = small_image();
-    http_reply(&scenario, &delivery("1", &image.top)).await;
-    let batch = scenario.sqs.batch(JOB_QUEUE, 1);
-    let reply = scenario.function.invoke(&batch).await.reply();
-    scenario.sqs.settle(JOB_QUEUE, &batch, &reply);
-    let failed = json!({"Outcome": "failed", "Kind": "NotFound"});
-    let images = metrics(&scenario, "Images");
-    assert!(images.contains(&(failed, json!(1))), "{images:?}");
-    assert_eq!(metrics(&scenario, "Failures"), []);
-
-    scenario.push(REPOSITORY, "1", &image);
-    scenario.process_queue().await;
-    scenario.assert_stored("late", "1", &image);
-    assert_eq!(metrics(&scenario, "Failures"), []);
-}
-
 /// A token that is no longer valid makes every run find nothing: each failure is one that the next run finds again, so that no other
 /// metric tells of it.
 #[tokio::test]
@@ -250,6 +230,26 @@ async fn a_run_that_is_refused_everything_does_not_count_as_completed() {
     scenario.restart_with(&[JSON_LOG]).await;
     scenario.invoke(&run).await.reply();
     assert_eq!(metrics(&scenario, "CompletedRuns"), [(json!({}), json!(1))]);
+}
+
+/// GHCR can be late to show what GitHub's event announces: nobody is to be woken by what the next receive puts right.
+#[tokio::test]
+async fn a_tag_that_ghcr_shows_late_raises_no_alarm() {
+    let scenario = Scenario::start_with_queue(&[JSON_LOG]).await;
+    let image = small_image();
+    http_reply(&scenario, &delivery("1", &image.top)).await;
+    let batch = scenario.sqs.batch(JOB_QUEUE, 1);
+    let reply = scenario.function.invoke(&batch).await.reply();
+    scenario.sqs.settle(JOB_QUEUE, &batch, &reply);
+    let failed = json!({"Outcome": "failed", "Kind": "NotFound"});
+    let images = metrics(&scenario, "Images");
+    assert!(images.contains(&(failed, json!(1))), "{images:?}");
+    assert_eq!(metrics(&scenario, "Failures"), []);
+
+    scenario.push(REPOSITORY, "1", &image);
+    scenario.process_queue().await;
+    scenario.assert_stored("late", "1", &image);
+    assert_eq!(metrics(&scenario, "Failures"), []);
 }
 
 #[tokio::test]
