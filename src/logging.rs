@@ -11,12 +11,38 @@ use lambda_runtime::tracing::subscriber::fmt::{
     FmtContext, FormatEvent, FormatFields, FormattedFields,
 };
 use lambda_runtime::tracing::subscriber::registry::LookupSpan;
+#[cfg(feature = "cli")]
+use lambda_runtime::tracing::subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt::{MakeWriter, layer},
+    prelude::*,
+};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 
 use crate::metrics;
+
+/// Logs lines of text to `writer` as the laptop's command does: from warnings on, unless `level` says otherwise. What the
+/// modules in `silent` log is left out.
+#[cfg(feature = "cli")]
+pub fn start_for_command<W>(level: Option<&str>, silent: &[&str], writer: W)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let level = level.and_then(|level| level.parse().ok());
+    let level = level.unwrap_or(LevelFilter::WARN);
+    let silent = silent.iter().copied().chain([metrics::TARGET]);
+    let levels = Targets::new()
+        .with_target("ghcr_to_ecr", level)
+        .with_targets(silent.map(|target| (target, LevelFilter::OFF)));
+    let lines = layer().with_ansi(false).with_writer(writer);
+    lambda_runtime::tracing::subscriber::registry()
+        .with(levels)
+        .with(lines.event_format(TextLines::default()))
+        .init();
+}
 
 /// Fields whose text is JSON.
 const JSON_FIELDS: [&str; 2] = ["report", "counts"];
