@@ -160,8 +160,8 @@ async fn perform(
     let http = registry::client().map_err(End::Failed)?;
     let configuration = aws::configuration(http.clone()).await;
     aws::identity::expect_region(&configuration).map_err(End::Usage)?;
-    let caller = aws::identity::expect_credentials(&configuration);
-    caller.await.map_err(End::Failed)?;
+    let configuration = aws::identity::sign_in(configuration).await;
+    let configuration = configuration.map_err(End::Failed)?;
 
     let clients = Clients::new(settings, http, &configuration).await;
     let clients = clients.map_err(End::Failed)?;

@@ -311,6 +311,31 @@ mod tests {
     }
 
     #[test]
+    fn the_command_requires_nothing_takes_the_token_itself_and_leaves_the_triggers_out() {
+        let read = |settings: &[(&str, &str)]| {
+            Settings::read_for_command(|name| {
+                let found = settings.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let settings = read(&[]).unwrap();
+        assert!(
+            matches!(&settings.rules, RulesSetting::Written(rules) if rules.iter().next().is_none())
+        );
+        assert!(settings.ghcr_token.is_none() && settings.ghcr_token_secret_id.is_none());
+        let settings = read(&[
+            ("GHCR_TOKEN", " ghp_secret\n"),
+            ("GHCR_TOKEN_SECRET_ID", "ghcr"),
+            ("JOB_QUEUE_URL", "not even a URL"),
+            ("WEBHOOK_SECRET_ID", "webhook"),
+        ]);
+        let settings = settings.unwrap();
+        assert_eq!(settings.ghcr_token_secret_id.as_deref(), Some(GHCR_TOKEN));
+        assert!(settings.job_queue_url.is_none() && settings.webhook_secret_id.is_none());
+        assert!(!format!("{settings:?}").contains("ghp_secret"));
+    }
+
+    #[test]
     fn a_malformed_setting_is_named_with_its_value() {
         let cases = [
             ("RULES", "[{]"),

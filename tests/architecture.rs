@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Each module and the other modules of this crate that it may use.
 const IMPORTS: [(&str, &[&str]); 41] = [
@@ -486,6 +487,34 @@ fn one_http_stack_is_linked() {
     for (name, version) in [("hyper", "0.14"), ("rustls", "0.21"), ("h2", "0.3")] {
         let entry = format!("name = \"{name}\"\nversion = \"{version}");
         assert!(!lock.contains(&entry), "{name} {version} is in Cargo.lock");
+    }
+}
+
+/// What only the laptop's command is made of would cost the function size and time to start.
+#[test]
+fn the_function_is_built_without_the_command() {
+    let crates = |features: &[&str]| {
+        let tree = ["tree", "--locked", "--offline", "--edges", "normal"];
+        let output = Command::new(env!("CARGO"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(tree)
+            .args(["--prefix", "none", "--format", "{p} {f}"])
+            .args(features)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (function, command) = (crates(&[]), crates(&["--features", "cli"]));
+    let own = [
+        "clap v",
+        "indicatif v",
+        "aws-sdk-sso v",
+        "signal-hook-registry v",
+    ];
+    for name in own {
+        assert!(!function.contains(name), "the function has {name}");
+        assert!(command.contains(name), "the command lacks {name}");
     }
 }
 

@@ -1,8 +1,11 @@
 //! Who the caller is at AWS, and where: what a laptop may lack, and Lambda never does.
 
+use std::sync::{Mutex, PoisonError};
+
 use aws_config::SdkConfig;
-use aws_credential_types::provider::ProvideCredentials;
+use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
 
 use super::error::with_causes;
 use crate::error::{Error, Kind, Result};
@@ -22,17 +25,18 @@ pub fn expect_region(configuration: &SdkConfig) -> Result<()> {
     }
 }
 
-/// Expects credentials from the usual places: environment, profile, SSO, a process, a container or an instance.
+/// Signs in with credentials from the usual places: environment, profile, SSO, a process, a container or an instance. A process may
+/// ask for a code, so it is not run a second time for the first call: the configuration that is returned begins with what it gave.
 ///
 /// # Errors
 /// [`Error::Api`] says how to come by some.
-pub async fn expect_credentials(configuration: &SdkConfig) -> Result<()> {
-    let provided = match configuration.credentials_provider() {
-        // Boxed, as it is a large future.
-        Some(provider) => Box::pin(provider.provide_credentials()).await,
-        None => return Err(missing("no provider is configured".to_owned())),
+pub async fn sign_in(configuration: SdkConfig) -> Result<SdkConfig> {
+    let Some(provider) = configuration.credentials_provider() else {
+        return Err(missing("no provider is configured".to_owned()));
     };
-    provided.map(drop).map_err(|error| {
+    // Boxed, as it is a large future.
+    let first = Box::pin(provider.provide_credentials()).await;
+    let first = first.map_err(|error| {
         missing(match error {
             // Its own text has a line for each of the places.
             CredentialsError::CredentialsNotLoaded(_) => {
@@ -41,7 +45,34 @@ pub async fn expect_credentials(configuration: &SdkConfig) -> Result<()> {
             }
             error => with_causes(&error),
         })
-    })
+    })?;
+    let begun = Begun {
+        first: Mutex::new(Some(first)),
+        provider,
+    };
+    let builder = configuration.into_builder();
+    let provider = SharedCredentialsProvider::new(begun);
+    Ok(builder.credentials_provider(provider).build())
+}
+
+/// Gives what the provider gave at the sign-in, once; and from then on what the provider gives.
+#[derive(Debug)]
+struct Begun {
+    first: Mutex<Option<Credentials>>,
+    provider: SharedCredentialsProvider,
+}
+
+impl ProvideCredentials for Begun {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        match first.take() {
+            Some(credentials) => future::ProvideCredentials::ready(Ok(credentials)),
+            None => self.provider.provide_credentials(),
+        }
+    }
 }
 
 fn missing(detail: String) -> Error {

@@ -1,5 +1,6 @@
 //! The laptop's command: the real binary, as a person or a script starts it, between the same strict servers.
 
+mod credentials;
 mod errors;
 mod terminal;
 
@@ -242,29 +243,4 @@ async fn help_teaches_by_examples_and_names_the_settings() {
     ] {
         assert!(ended.output.contains(words), "{words}: {}", ended.output);
     }
-}
-
-/// Profiles are of the usual chain, and so is a process that gives credentials.
-#[tokio::test]
-async fn credentials_come_from_a_profile() {
-    let scenario = Scenario::with_image("1").await;
-    let folder = std::env::temp_dir().join(format!("ghcr-to-ecr-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder");
-    let file = folder.join("config");
-    let process =
-        r#"printf '{"Version":1,"AccessKeyId":"AKIAIOSFODNN7EXAMPLE","SecretAccessKey":"x"}'"#;
-    let profile = format!("[profile laptop]\nregion = eu-west-3\ncredential_process = {process}\n");
-    std::fs::write(&file, profile).expect("a profile");
-    let environment = [
-        ("AWS_CONFIG_FILE", file.to_str().expect("UTF-8")),
-        ("AWS_PROFILE", "laptop"),
-        ("PATH", "/usr/bin:/bin"),
-        ("AWS_ACCESS_KEY_ID", ""),
-        ("AWS_SECRET_ACCESS_KEY", ""),
-        ("AWS_REGION", ""),
-    ];
-    let ended = run(&scenario, &["copy", SOURCE, "prod/api"], &environment).await;
-    std::fs::remove_dir_all(&folder).expect("the folder goes");
-    assert_eq!(ended.status, Some(0), "{}", ended.errors);
-    scenario.assert_stored("copied", "1", &small_image());
 }
