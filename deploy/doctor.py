@@ -43,6 +43,9 @@ def summed_up(lines: list) -> str:
 
 def main(name: str, text: str) -> int:
     print(name)
+    if not text.strip():
+        print(wrapped("it could not be invoked; the AWS CLI says why, above", f"  {mark('failed')} ", "    "))
+        return 2
     try:
         answer = json.loads(text)
     except json.JSONDecodeError:

@@ -2,12 +2,15 @@
 //! the job asks for them, and finds the other tags that were pushed with the one that GitHub named.
 
 mod creating;
+mod left_out;
 mod packages;
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use futures_util::{FutureExt, future};
+
+pub use self::left_out::Held;
 
 use crate::copy::report::{Report, Subject};
 use crate::copy::{Copy, Gate, Shared, Target};

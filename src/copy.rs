@@ -132,7 +132,9 @@ impl Copy<'_> {
                 destination: self.at(destination, &track),
             };
             let counts = destination.observer().counts();
-            let mut figures = Figures::of(self.source.observer().counts(), counts);
+            let is_first = reports.is_empty();
+            let mut figures =
+                Figures::of_several(self.source.observer().counts(), counts, is_first);
             figures.digest = track.arrival.map(|arrival| arrival.digest);
             figures.source_digest = track.source_digest;
             figures.warnings = track.warnings;

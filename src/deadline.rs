@@ -13,6 +13,9 @@ const MARGIN: Duration = Duration::from_secs(2);
 /// Kept back from Lambda's deadline when work is over: enough to write the log and the reply.
 const LAST_MARGIN: Duration = Duration::from_millis(300);
 
+/// Kept back from the end when somebody is told what was done, which matters less than to settle it.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// When the work of an invocation has to end, and when everything has to.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
@@ -60,6 +63,18 @@ impl Deadline {
     /// [`Error::Deadline`] if the time was over first.
     pub async fn bound<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         match tokio::time::timeout_at(self.work.into(), work).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Deadline),
+        }
+    }
+
+    /// Tells somebody of what was done. There is a little time for it after the work's own deadline, and then some to settle.
+    ///
+    /// # Errors
+    /// [`Error::Deadline`] if that time was over first.
+    pub async fn bound_telling<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let until = self.end.checked_sub(SETTLING).unwrap_or(self.work);
+        match tokio::time::timeout_at(until.into(), work).await {
             Ok(result) => result,
             Err(_) => Err(Error::Deadline),
         }

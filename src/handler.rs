@@ -132,12 +132,12 @@ impl App {
             }
             Event::Direct(direct) => {
                 let invocation = self.invocation(request_id, deadline).await?;
-                reports.extend(
-                    match direct.jobs(&invocation.rules, &self.clients.settings.hosts) {
-                        Ok(jobs) => invocation.copy_all(jobs).await,
-                        Err(error) => failed(error),
-                    },
-                );
+                let jobs = direct.jobs(&invocation.rules, &self.clients.settings.hosts);
+                reports.caused_by(Cause::of(jobs.as_deref().unwrap_or_default(), None));
+                reports.extend(match jobs {
+                    Ok(jobs) => invocation.copy_all(jobs).await,
+                    Err(error) => failed(error),
+                });
                 reports.add_up(invocation.shared.estimate.sum());
             }
             Event::Check => {
@@ -250,6 +250,8 @@ fn pushed(origin: Origin, delivery: &Option<String>) -> Cause {
         origin: Some(origin),
         delivery: delivery.clone(),
         announced_at: Some(SystemTime::now()),
+        dry_run: false,
+        is_tried_again: false,
     }
 }
 

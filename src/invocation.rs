@@ -1,20 +1,24 @@
 //! What one invocation works with, and what it does with jobs: copies them at once, or enqueues them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 
 use crate::aws::queue::{Draft, Queue};
-use crate::copier::Copier;
+use crate::copier::{Copier, Held};
 use crate::copy::Shared;
 use crate::copy::report::{Outcome, Report};
 use crate::error::{Error, Kind};
 use crate::job::Job;
-use crate::publisher::Publisher;
+use crate::publisher::{Publisher, is_complete};
 use crate::rules::Rules;
 
 /// Copies under way at once in one invocation. The blobs of all of them share one limit.
 const COPIES: usize = 8;
+
+/// How long it may take to see whether other destinations have an image that was copied: nothing but an event depends on it.
+const LOOKING: Duration = Duration::from_secs(3);
 
 /// One invocation's view of what lives across invocations, with its own deadline and limits.
 pub struct Invocation<'a> {
@@ -63,20 +67,29 @@ impl Invocation<'_> {
         let Some(publisher) = self.publisher else {
             return;
         };
-        let published = async {
-            publisher.copied(job, reports).await?;
-            match self.is_repeated {
-                true => Ok(()),
-                false => publisher.failed(job, reports).await,
-            }
+        let others = match is_complete(job, reports) {
+            true => self.left_out(job, reports).await,
+            false => None,
         };
+        let published = publisher.ended(job, reports, others.as_deref(), !self.is_repeated);
         let deadline = self.shared.deadline;
-        if let Err(error) = deadline.bound_settling(published).await {
+        if let Err(error) = deadline.bound_telling(published).await {
             tracing::warn!(%error, "the event bus was not told");
             if let Some(report) = reports.iter_mut().find(|it| it.figures.is_some()) {
                 report.warn(format!("the event bus was not told: {error}"));
             }
         }
+    }
+
+    /// What the destinations have that a job leaves out; `None` if one lacks the image, or that can't be learnt.
+    async fn left_out(&self, job: &Job, reports: &[Report]) -> Option<Vec<Held>> {
+        let looked = self.copier.left_out(job, &self.rules, reports);
+        let deadline = self.shared.deadline.within(LOOKING);
+        let looked = deadline.bound(looked).await;
+        looked.unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether every destination has the image is not known");
+            None
+        })
     }
 
     /// Tells the event bus what failed for good of the jobs of a message, which were asked for together.
@@ -85,7 +98,7 @@ impl Invocation<'_> {
             return;
         };
         let published = publisher.failed(job, reports);
-        if let Err(error) = self.shared.deadline.bound_settling(published).await {
+        if let Err(error) = self.shared.deadline.bound_telling(published).await {
             tracing::warn!(%error, "the event bus was not told");
         }
     }

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | | **Triggers: Lambda's events, replies and deadlines** |
 //! | [`handler`] | the story of one invocation |
-//! | [`command`] | the laptop's command: arguments in; bars, lines and a report out (feature `cli`) |
+//! | [`command`](#the-map) | the laptop's command: arguments in; bars, lines and a report out (feature `cli`) |
 //! | [`worker`] | the queue's messages, and their fate |
 //! | [`event`] | JSON in: a closed set of events, GitHub's signature and payload |
 //! | [`reconcile`] | a scheduled run: from rules to tags that differ |

@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 
 use crate::copy::report::{Figures, Outcome, Report, Subject};
 use crate::error::Kind;
-use crate::job::Origin;
 
 /// The namespace of all metrics.
 pub const NAMESPACE: &str = "ghcr-to-ecr";
@@ -43,27 +42,30 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counts a report. `announced_at` is when the function learnt of the push that it is about.
+    /// Counts a report. `is_news` says of which kinds a failure is news; `announced_at` is when the function learnt of the push that
+    /// the report is about.
     ///
     /// What is about no image is counted nowhere: whoever is refused for a bad signature may be anybody, and raises no alarm.
     pub fn count(
         &mut self,
         report: &Report,
-        origin: Option<Origin>,
+        is_news: impl Fn(Kind) -> bool,
         announced_at: Option<SystemTime>,
     ) {
         let kind = report.error.as_ref().map(|error| error.kind());
-        if let Some(kind) = kind.filter(|_| report.subject.is_some()) {
-            // A scheduled run finds again what failed for good, and reports it each time.
-            let is_news = origin != Some(Origin::Schedule) || kind.may_pass();
-            if report.outcome == Outcome::Failed && is_news {
-                *self.failures.entry(kind).or_default() += 1;
-            }
+        if let Some(kind) = kind.filter(|_| report.subject.is_some())
+            && report.outcome == Outcome::Failed
+            && is_news(kind)
+        {
+            *self.failures.entry(kind).or_default() += 1;
         }
-        if !matches!(
-            report.subject,
-            Some(Subject::Copy { .. } | Subject::Image { .. })
-        ) {
+        let is_of_images = match report.subject {
+            Some(Subject::Copy { .. } | Subject::Image { .. }) => true,
+            // What fails for a place fails for each image that would go there.
+            Some(Subject::Place { .. }) => report.error.is_some(),
+            _ => false,
+        };
+        if !is_of_images {
             return;
         }
         *self.images.entry((report.outcome, kind)).or_default() += 1;
@@ -87,8 +89,8 @@ impl Metrics {
         self.blobs_copied += figures.blobs.copied;
         self.blobs_present += figures.blobs.present;
         self.blobs_mounted += figures.blobs.mounted;
-        self.retries += figures.retries;
-        self.throttled += figures.throttled;
+        self.retries += figures.retries.saturating_sub(figures.shared.retries);
+        self.throttled += figures.throttled.saturating_sub(figures.shared.throttled);
     }
 
     /// Counts a message that was received so often.
@@ -96,7 +98,7 @@ impl Metrics {
         self.receives.push(f64::from(receive_count));
     }
 
-    /// Counts a scheduled run that got to its end, whatever it found.
+    /// Counts a scheduled run that got to its end, whatever it found; but it must have been able to look.
     pub fn completed_run(&mut self) {
         self.completed_runs += 1;
     }

@@ -4,7 +4,7 @@
 //! A failure that is tried again is no news yet; so a failed copy of a message is told when the message is given up.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -15,13 +15,16 @@ use crate::error::Result;
 use crate::job::{Job, Origin};
 use crate::manifest::Digest;
 
+/// How long the bus may take. What it is told of is done already, and somebody may be waiting behind it.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// A token that expires is told of so often by one process.
 const TOKEN_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Publishes reports on one bus.
 pub struct Publisher {
     bus: EventBus,
-    /// When each token was told of, by its secret's id.
+    /// When the bus took that each token expires, by its secret's id.
     tokens: Mutex<HashMap<String, Instant>>,
 }
 
@@ -75,20 +78,34 @@ impl Publisher {
         &self.bus
     }
 
-    /// Tells which destinations of a job have got the image, and whether all have it now.
+    /// Tells which destinations of a job have got the image, and that all have it now, if they do; and if `is_final`, which failed.
+    ///
+    /// `others` are the references and digests at the destinations that the job leaves out; `None` if one of them lacks the image.
     ///
     /// # Errors
-    /// What EventBridge refuses.
-    pub async fn copied(&self, job: &Job, reports: &[Report]) -> Result<()> {
-        self.put(copied(job, reports)).await
+    /// What EventBridge refuses, or that it did not answer in time.
+    pub async fn ended(
+        &self,
+        job: &Job,
+        reports: &[Report],
+        others: Option<&[(String, Digest)]>,
+        is_final: bool,
+    ) -> Result<()> {
+        let mut drafts = copied(job, reports);
+        drafts.extend(others.and_then(|others| available(job, reports, others)));
+        if is_final {
+            drafts.extend(failed(job, reports, |it| it.outcome == Outcome::Failed));
+        }
+        self.put(drafts).await
     }
 
-    /// Tells which copies of a job failed, once nobody tries them again.
+    /// Tells which copies of a job failed or were cut off, once nobody tries them again.
     ///
     /// # Errors
-    /// What EventBridge refuses.
+    /// What EventBridge refuses, or that it did not answer in time.
     pub async fn failed(&self, job: &Job, reports: &[Report]) -> Result<()> {
-        self.put(failed(job, reports)).await
+        self.put(failed(job, reports, |it| it.error.is_some()))
+            .await
     }
 
     /// Tells that a token expires soon, once a day.
@@ -96,52 +113,66 @@ impl Publisher {
     /// # Errors
     /// What EventBridge refuses.
     pub async fn token_expires(&self, secret: &str, days_left: u64) -> Result<()> {
-        {
-            let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-            let told_at = tokens.get(secret);
-            if told_at.is_some_and(|at| at.elapsed() < TOKEN_INTERVAL) {
-                return Ok(());
-            }
-            tokens.insert(secret.to_owned(), Instant::now());
+        let told_at = self.tokens().get(secret).copied();
+        if told_at.is_some_and(|at| at.elapsed() < TOKEN_INTERVAL) {
+            return Ok(());
         }
         let detail = Expiring { secret, days_left };
-        self.put(vec![draft("Token Expiring", &detail)]).await
+        self.put(vec![draft("Token Expiring", &detail)]).await?;
+        self.tokens().insert(secret.to_owned(), Instant::now());
+        Ok(())
+    }
+
+    fn tokens(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn put(&self, drafts: Vec<Draft>) -> Result<()> {
-        match drafts.is_empty() {
-            true => Ok(()),
-            false => self.bus.put(&drafts).await,
+        if drafts.is_empty() {
+            return Ok(());
         }
+        let put = tokio::time::timeout(PATIENCE, self.bus.put(&drafts)).await;
+        put.unwrap_or_else(|_| Err(self.bus.unanswered()))
     }
 }
 
+/// A dry run copies nothing, so that nothing of it can fail; and signatures alone are no image.
+fn is_news(job: &Job) -> bool {
+    !job.options.dry_run && job.referrer_tag().is_none()
+}
+
 fn copied(job: &Job, reports: &[Report]) -> Vec<Draft> {
-    if job.referrer_tag().is_some() {
+    if !is_news(job) {
         return Vec::new();
     }
     let is_copied = |report: &&Report| report.outcome == Outcome::Copied;
     let copied = reports.iter().filter(is_copied);
-    let copied = copied.map(|report| detail("Image Copied", job, report));
-    copied.chain(available(job, reports)).collect()
+    copied
+        .map(|report| detail("Image Copied", job, report))
+        .collect()
 }
 
-fn failed(job: &Job, reports: &[Report]) -> Vec<Draft> {
-    if job.referrer_tag().is_some() {
+fn failed(job: &Job, reports: &[Report], is_failed: impl Fn(&Report) -> bool) -> Vec<Draft> {
+    if !is_news(job) {
         return Vec::new();
     }
-    let is_failed = |report: &&Report| report.outcome == Outcome::Failed;
-    let failed = reports.iter().filter(is_failed);
+    let failed = reports.iter().filter(|report| is_failed(report));
     failed
         .map(|report| detail("Image Copy Failed", job, report))
         .collect()
 }
 
-/// The image, if the job has copied it and now every destination has it.
-fn available(job: &Job, reports: &[Report]) -> Option<Draft> {
+/// Whether a job has copied its image, and all of its own destinations have it now.
+pub fn is_complete(job: &Job, reports: &[Report]) -> bool {
     let has_it = |report: &Report| matches!(report.outcome, Outcome::Copied | Outcome::Current);
     let is_new = reports.iter().any(|it| it.outcome == Outcome::Copied);
-    if !is_new || reports.len() != job.destinations.len() || !reports.iter().all(has_it) {
+    let is_each_told = reports.len() == job.destinations.len();
+    is_news(job) && is_new && is_each_told && reports.iter().all(has_it)
+}
+
+/// The image, if the job has copied it and now every destination has it.
+fn available(job: &Job, reports: &[Report], others: &[(String, Digest)]) -> Option<Draft> {
+    if !is_complete(job, reports) {
         return None;
     }
     let mut available = Available {
@@ -162,6 +193,10 @@ fn available(job: &Job, reports: &[Report]) -> Option<Draft> {
         available.source = source;
         available.destinations.push(destination);
         available.digests.push(report.figures.as_ref()?.digest?);
+    }
+    for (destination, digest) in others {
+        available.destinations.push(destination);
+        available.digests.push(*digest);
     }
     Some(draft("Image Available", &available))
 }

@@ -17,6 +17,7 @@ mod tags;
 mod tokens;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -97,6 +98,8 @@ struct Run<'a> {
     /// Repositories that were put right.
     looked_at: Mutex<HashSet<Key>>,
     immutable: ImmutableTags,
+    /// Whether the tags of any package could be listed.
+    has_looked: AtomicBool,
 }
 
 /// Compares all packages in scope, and makes copies or jobs of what differs.
@@ -105,6 +108,7 @@ pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Repor
     let begin = SystemTime::now();
     reports.caused_by(Cause {
         origin: Some(Origin::Schedule),
+        dry_run: scope.dry_run,
         ..Cause::default()
     });
     let run = Run {
@@ -113,6 +117,7 @@ pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Repor
         dry_run: scope.dry_run,
         looked_at: Mutex::default(),
         immutable: ImmutableTags::default(),
+        has_looked: AtomicBool::new(false),
     };
     let mut packages = run.packages(scope, reports).await;
     // Were they only rotated, whatever comes right behind a package that takes a whole run would hardly ever be reached.
@@ -130,6 +135,7 @@ pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Repor
         Box::pin(run.compare(&compared, reports)).await;
     }
     run.look_at_tokens(begin).await;
+    let has_looked = run.has_looked.into_inner();
     reports.extend(run.immutable.reports());
     if reports.is_empty() {
         let reason = match &scope.packages {
@@ -141,7 +147,11 @@ pub async fn run(invocation: &Invocation<'_>, scope: &Scope, reports: &mut Repor
         };
         reports.add(Report::ignored(None, reason));
     }
-    if scope.packages.is_none() && !scope.dry_run && !reports.has(Outcome::Deferred) {
+    // With a token that is refused, for one, a run gets to its end and has seen nothing. What fails for one package or owner alone may
+    // do so for ever, and says nothing of the others.
+    let is_blind = !has_looked && reports.has(Outcome::Failed);
+    let is_whole = scope.packages.is_none() && !reports.has(Outcome::Deferred);
+    if is_whole && !scope.dry_run && !is_blind {
         reports.completed_run();
     }
 }
@@ -182,6 +192,7 @@ impl Run<'_> {
             Ok(tags) => tags,
             Err(error) => return reports.add(Report::failed(subject(), error)),
         };
+        self.has_looked.store(true, Ordering::Relaxed);
         let all: HashSet<String> = match rule.prune() {
             true => listed.iter().cloned().collect(),
             false => HashSet::new(),
@@ -406,7 +417,7 @@ impl Run<'_> {
 
 /// All tags of a package, to one of its destinations.
 fn to_place(package: &str, destination: &Destination) -> Subject {
-    Subject::Copy {
+    Subject::Place {
         source: package.to_owned(),
         destination: destination.place(),
     }

@@ -466,7 +466,8 @@ impl Referrers<'_> {
     /// Adds to the report of a destination what was brought there, and what that took.
     fn account(&self, place: usize, brought: Brought, report: &mut Report, elapsed: Duration) {
         let counts = self.destinations[place].observer().counts();
-        let figures = Figures::of(self.source.observer().counts(), counts);
+        let at_source = self.source.observer().counts();
+        let figures = Figures::of_several(at_source, counts, place == 0);
         brought.add_to(report, figures, elapsed);
     }
 }

@@ -8,8 +8,8 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::copy::estimate::Sum;
-use crate::copy::report::{Outcome, Report};
-use crate::error::Error;
+use crate::copy::report::{Outcome, Report, Subject};
+use crate::error::{Error, Kind};
 use crate::job::{Job, Origin};
 use crate::metrics::{self, Metrics};
 
@@ -29,6 +29,9 @@ pub struct Reports {
     error: Option<(Outcome, Error)>,
     passing_error: Option<Error>,
     metrics: Metrics,
+    /// Whether a package, or an owner's list of packages, was refused, and whether there was anything else.
+    was_refused: bool,
+    saw_anything: bool,
     cause: Cause,
     sum: Option<Sum>,
 }
@@ -42,6 +45,10 @@ pub struct Cause {
     pub delivery: Option<String>,
     /// When the function learnt of the push.
     pub announced_at: Option<SystemTime>,
+    /// Nothing is to be copied, only planned.
+    pub dry_run: bool,
+    /// Whether the message comes back, whatever failed.
+    pub is_tried_again: bool,
 }
 
 impl Cause {
@@ -55,7 +62,16 @@ impl Cause {
             origin: options.origin,
             delivery: options.delivery.clone(),
             announced_at: sent_at.filter(|_| is_push),
+            dry_run: options.dry_run,
+            is_tried_again: false,
         }
+    }
+
+    /// Whether it is news that something failed for a reason of this kind. A dry run leaves no image behind; and what failed for good is
+    /// reported again by the next scheduled run, or when its message comes back.
+    fn is_news(&self, kind: Kind) -> bool {
+        let is_found_again = self.is_tried_again || self.origin == Some(Origin::Schedule);
+        !self.dry_run && (kind.may_pass() || !is_found_again)
     }
 }
 
@@ -67,13 +83,14 @@ impl Reports {
 
     /// Logs and counts a report, and keeps it for the reply.
     pub fn add(&mut self, report: Report) {
-        let Cause {
-            origin,
-            announced_at,
-            ..
-        } = self.cause;
-        self.metrics.count(&report, origin, announced_at);
+        let cause = &self.cause;
+        let is_news = |kind| cause.is_news(kind);
+        self.metrics.count(&report, is_news, cause.announced_at);
         *self.counts.entry(report.outcome).or_default() += 1;
+        match is_refused_package(&report) {
+            true => self.was_refused = true,
+            false => self.saw_anything = true,
+        }
         let line = serde_json::to_string(&report).unwrap_or_default();
         // A scheduled run may find very many of these.
         let is_quiet = report.outcome == Outcome::Current && !report.tells_more();
@@ -138,9 +155,12 @@ impl Reports {
         self.metrics.received(receive_count);
     }
 
-    /// Counts a scheduled run that got to its end.
+    /// Counts a scheduled run that got to its end. One that was refused everything, as with a token that is no longer valid, has
+    /// found nothing out: each of its failures is one that the next run finds again, so nothing else would tell of it.
     pub fn completed_run(&mut self) {
-        self.metrics.completed_run();
+        if self.saw_anything || !self.was_refused {
+            self.metrics.completed_run();
+        }
     }
 
     /// Says what all that a dry run would copy comes to.
@@ -189,6 +209,15 @@ impl Reports {
     }
 }
 
+fn is_refused_package(report: &Report) -> bool {
+    let is_whole = matches!(
+        report.subject,
+        Some(Subject::Package { .. } | Subject::Rule { .. } | Subject::Owner { .. })
+    );
+    let kind = report.error.as_ref().map(Error::kind);
+    is_whole && kind == Some(Kind::Denied)
+}
+
 /// One report as it is, several under the outcome that stands for all; after those of a dry run, what they come to.
 impl Serialize for Reports {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -221,7 +250,6 @@ impl Serialize for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::copy::report::Subject;
 
     #[test]
     fn a_reply_has_an_end_and_counts_what_it_leaves_out() {

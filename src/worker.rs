@@ -95,11 +95,14 @@ async fn settle(
     };
     let jobs = job.as_deref().unwrap_or_default();
     let fate = fate(jobs, &reports, message.receive_count);
-    if matches!(fate, Fate::Done | Fate::DeadLetter(_)) {
+    if invocation.publisher.is_some() && is_given_up(invocation, message, &fate).await {
         invocation.publish_failed(jobs, &reports).await;
     }
     log.received(message.receive_count);
-    log.caused_by(Cause::of(jobs, message.sent_at));
+    log.caused_by(Cause {
+        is_tried_again: matches!(fate, Fate::Return(_) | Fate::Renew),
+        ..Cause::of(jobs, message.sent_at)
+    });
     let left = job.ok().and_then(|jobs| left_of(jobs, &reports));
     log.extend(reports);
     let carried_out = match (fate, invocation.queue) {
@@ -123,6 +126,30 @@ async fn settle(
         Ok(true) => None,
         // Neither sent anew nor dead-lettered: the message itself has to come back.
         Ok(false) | Err(_) => Some(message.backoff(None)),
+    }
+}
+
+/// Whether nobody tries again what failed of a message: it is settled, or SQS gives it up after this receive. (Amazon SQS developer
+/// guide, "Using dead-letter queues in Amazon SQS")
+async fn is_given_up(invocation: &Invocation<'_>, message: &Message, fate: &Fate) -> bool {
+    let queue = invocation.queue;
+    let deadline = invocation.shared.deadline;
+    let limit = async {
+        let limit = queue?.receive_limit();
+        let limit = deadline.bound_telling(async { Ok(limit.await) });
+        limit.await.ok().flatten()
+    };
+    match fate {
+        Fate::Done => true,
+        Fate::Renew => false,
+        Fate::DeadLetter(_) if queue.is_some_and(|it| it.dead_letter_url().is_some()) => true,
+        // Rather told at each receive than never.
+        Fate::DeadLetter(_) => limit
+            .await
+            .is_none_or(|limit| message.receive_count >= limit),
+        Fate::Return(_) => limit
+            .await
+            .is_some_and(|limit| message.receive_count >= limit),
     }
 }
 

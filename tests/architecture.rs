@@ -149,7 +149,7 @@ const IMPORTS: [(&str, &[&str]); 41] = [
     ),
     ("reports", &["copy", "error", "job", "metrics"]),
     ("logging", &["metrics"]),
-    ("metrics", &["copy", "error", "job"]),
+    ("metrics", &["copy", "error"]),
     ("publisher", &["aws", "copy", "error", "job", "manifest"]),
     (
         "invocation",

@@ -80,8 +80,7 @@ fn shown_rows(page: &str) -> Vec<&str> {
 /// Fails unless each row of the page names a test, and only tests that exist.
 fn expect_tests(page: &str, least_rows: usize) {
     let found = all_sources();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = fs::read_to_string(root.join(page)).unwrap();
+    let text = read(page);
     let rows = shown_rows(&text);
     assert!(rows.len() >= least_rows, "{page}: {} rows", rows.len());
     for row in rows {
@@ -112,9 +111,7 @@ fn every_row_about_security_names_tests_that_exist() {
 /// Whoever is woken by an alarm looks it up.
 #[test]
 fn the_runbook_has_every_alarm_of_the_template() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let template = fs::read_to_string(root.join("template.yaml")).unwrap();
-    let runbook = fs::read_to_string(root.join("docs/runbook.md")).unwrap();
+    let (template, runbook) = (read("template.yaml"), read("docs/runbook.md"));
     let lines: Vec<&str> = template.lines().collect();
     let is_alarm = |pair: &&[&str]| pair[1].trim() == "Type: AWS::CloudWatch::Alarm";
     let alarms: Vec<&str> = lines
@@ -123,16 +120,211 @@ fn the_runbook_has_every_alarm_of_the_template() {
         .map(|pair| pair[0].trim().trim_end_matches(':'))
         .collect();
     assert!(alarms.len() >= 12, "{alarms:?}");
-    let section = runbook.split("\n## ").find(|it| it.starts_with("Alarms\n"));
-    let rows = section.unwrap().lines().filter_map(|line| {
-        let (name, _) = line.strip_prefix("| `")?.split_once('`')?;
-        Some(name)
-    });
     assert_eq!(
-        rows.collect::<BTreeSet<_>>(),
+        first_column(section(&runbook, "## Alarms")),
         alarms.into_iter().collect(),
         "docs/runbook.md against template.yaml"
     );
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// A source file without its comments and unit tests.
+fn code_of(name: &str) -> String {
+    let text = read(name);
+    let code = text.split("#[cfg(test)]").next().unwrap();
+    let is_code = |line: &&str| !line.trim_start().starts_with("//");
+    code.lines().filter(is_code).collect::<Vec<_>>().join("\n")
+}
+
+/// The names of a structure's fields as far as they are written, or of an enumeration's variants.
+fn members(code: &str, declaration: &str) -> Vec<String> {
+    let body = code.split(declaration).nth(1).unwrap();
+    let body = body.split("\n}").next().unwrap();
+    let name = |line: &str| {
+        let line = line.trim().trim_start_matches("pub ");
+        let name = line.split([':', ',', '(']).next()?;
+        let is_name = |it: char| it.is_alphanumeric() || it == '_';
+        (!name.is_empty() && name.chars().all(is_name)).then(|| name.to_owned())
+    };
+    let lines = body.lines().skip(1).zip(body.lines());
+    let is_written = |(_, before): &(&str, &str)| before.trim() != "#[serde(skip)]";
+    let written = lines.filter(is_written);
+    let names: Vec<String> = written.filter_map(|(line, _)| name(line)).collect();
+    assert!(names.len() > 3, "{declaration}: {names:?}");
+    names
+}
+
+/// What is below a heading, up to the next one that is no deeper.
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let level = heading.split(' ').next().unwrap();
+    let line = format!("\n{heading}\n");
+    assert!(page.contains(&line), "there is no {heading}");
+    let (_, below) = page.split_once(&line).unwrap();
+    below.split(&format!("\n{level} ")).next().unwrap()
+}
+
+/// What is written as code in the first column of a section's tables.
+fn first_column(section: &str) -> BTreeSet<&str> {
+    let cells = section
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+    cells.flat_map(codes).collect()
+}
+
+/// Texts between quotation marks that begin with a capital letter.
+fn capitalised(code: &str) -> BTreeSet<&str> {
+    let texts = code.split('"').skip(1).step_by(2);
+    texts
+        .filter(|text| text.starts_with(|first: char| first.is_ascii_uppercase()))
+        .filter(|text| !text.contains("::"))
+        .collect()
+}
+
+/// The anchors that GitHub gives a page's headings.
+fn anchors(page: &str) -> BTreeSet<String> {
+    let mut is_code = false;
+    let mut found = BTreeSet::new();
+    for line in page.lines() {
+        is_code ^= line.trim_start().starts_with("```");
+        let heading = line.trim_start_matches('#');
+        if is_code || !line.starts_with('#') || !heading.starts_with(' ') {
+            continue;
+        }
+        let kept = |it: &char| it.is_alphanumeric() || " -_".contains(*it);
+        let words = heading.trim().to_lowercase();
+        found.insert(
+            words
+                .chars()
+                .filter(kept)
+                .collect::<String>()
+                .replace(' ', "-"),
+        );
+    }
+    found
+}
+
+/// Of pages to files and to headings; those to other sites are left to the reader.
+#[test]
+fn every_link_leads_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages: Vec<_> = fs::read_dir(root.join("docs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|it| it == "md"))
+        .collect();
+    let others = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "events/README.md",
+        "tests/fuzz/README.md",
+    ];
+    pages.extend(others.map(|name| root.join(name)));
+    let mut links = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        let targets = text
+            .split("](")
+            .skip(1)
+            .map(|it| it.split(')').next().unwrap());
+        for target in targets.filter(|it| !it.contains("://") && !it.contains(' ')) {
+            let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+            let to = match file {
+                "" => page.clone(),
+                file => page.parent().unwrap().join(file),
+            };
+            assert!(to.exists(), "{}: {target}", page.display());
+            let is_there = || anchors(&fs::read_to_string(&to).unwrap()).contains(anchor);
+            assert!(
+                anchor.is_empty() || is_there(),
+                "{}: {target}",
+                page.display()
+            );
+            links += 1;
+        }
+    }
+    assert!(links > 30, "{links} links");
+}
+
+#[test]
+fn the_readme_has_every_field_of_a_rule() {
+    // Refused by name so far.
+    const NOT_YET: [&str; 1] = ["require"];
+    let readme = read("README.md");
+    let rules = section(&readme, "### Rules");
+    let code = code_of("src/rules.rs");
+    let fields: BTreeSet<String> = members(&code, "struct RuleFields").into_iter().collect();
+    let listed = first_column(rules);
+    for field in fields.iter().filter(|it| !NOT_YET.contains(&it.as_str())) {
+        assert!(listed.contains(field.as_str()), "no row for {field}");
+    }
+    for name in listed {
+        assert!(fields.contains(name), "{name} is no field of a rule");
+    }
+    for field in members(&code, "struct TagFields") {
+        assert!(rules.contains(&format!("`{field}`")), "`tags`: {field}");
+    }
+    let fields = members(&code_of("src/rules/repository.rs"), "struct Fields");
+    let listed = first_column(section(&readme, "### Repositories"));
+    let fields = fields.iter().map(String::as_str).chain(["repository"]);
+    assert_eq!(listed, fields.collect(), "fields of `repository`");
+}
+
+#[test]
+fn the_readme_has_every_metric() {
+    // Units, dimensions and the words of the format.
+    const OTHERS: [&str; 11] = [
+        "Bytes",
+        "CloudWatchMetrics",
+        "Count",
+        "Dimensions",
+        "Kind",
+        "Metrics",
+        "Name",
+        "Namespace",
+        "None",
+        "Outcome",
+        "Timestamp",
+    ];
+    let code = code_of("src/metrics.rs");
+    let mut written = capitalised(&code);
+    written.retain(|name| !OTHERS.contains(name) && *name != "Unit");
+    let readme = read("README.md");
+    assert_eq!(first_column(section(&readme, "## Metrics")), written);
+}
+
+#[test]
+fn the_readme_has_every_event_that_goes_out() {
+    let code = code_of("src/publisher.rs");
+    let readme = read("README.md");
+    let mut listed = first_column(section(&readme, "## Events out"));
+    listed.remove("detail-type");
+    assert_eq!(listed, capitalised(&code));
+}
+
+#[test]
+fn the_readme_has_every_field_of_a_report() {
+    let readme = read("README.md");
+    let code = code_of("src/copy/report.rs");
+    let fields = members(&code, "pub struct Figures");
+    let outcomes = members(&code, "pub enum Outcome");
+    let outcomes = outcomes.iter().map(|name| name.to_lowercase());
+    for name in fields.into_iter().chain(outcomes) {
+        let is_there = [format!("`{name}`"), format!("\"{name}\":")];
+        let text = section(&readme, "## Report");
+        assert!(is_there.iter().any(|it| text.contains(it)), "{name}");
+    }
+}
+
+#[test]
+fn the_runbook_has_every_kind_of_error() {
+    let runbook = read("docs/runbook.md");
+    let code = code_of("src/error.rs");
+    let listed = first_column(section(&runbook, "## What a message means"));
+    let kinds = members(&code, "pub enum Kind");
+    assert_eq!(listed, kinds.iter().map(String::as_str).collect());
 }
 
 #[test]

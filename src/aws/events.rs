@@ -84,6 +84,18 @@ impl EventBus {
         result
     }
 
+    /// That EventBridge did not answer within the time that the caller had for it. Events may have been taken all the same.
+    pub fn unanswered(&self) -> Error {
+        Error::Api {
+            operation: "PutEvents",
+            subject: self.name.clone(),
+            kind: Kind::Transient,
+            detail: "no answer in time".to_owned(),
+            advice: "",
+            retry_after: None,
+        }
+    }
+
     /// A call that EventBridge answers may have events that it fails for a moment. The SDK sends only whole calls again.
     async fn put_batch(&self, drafts: &[Draft]) -> Result<()> {
         let mut left: Vec<&Draft> = drafts.iter().collect();

@@ -14,6 +14,7 @@ use aws_sdk_sqs::types::{MessageAttributeValue, SendMessageBatchRequestEntry};
 pub use self::attributes::Attributes;
 use super::error::{api_error, kind};
 use crate::error::{Error, Kind, Result};
+use crate::kept::Kept;
 use crate::manifest::Digest;
 
 /// The most that SQS takes in one call.
@@ -35,6 +36,12 @@ const ENTRY_DELAY: Duration = Duration::from_millis(200);
 /// The most bytes of a message with its attributes. (Amazon SQS developer guide, "Message quotas")
 const MESSAGE_LIMIT: usize = 1024 * 1024;
 
+/// The attribute of a renewed message that says when the first one was sent, in milliseconds since 1970 as SQS itself does.
+pub const FIRST_SENT_AT: &str = "first_sent_at";
+
+/// More bytes than that attribute has.
+const FIRST_SENT_AT_FRAME: usize = 64;
+
 /// As many bytes as names and types of a dead letter's attributes have, and the longest kind.
 const ATTRIBUTES_FRAME: usize = "error".len() + "error_kind".len() + 2 * "String".len() + 9;
 
@@ -46,6 +53,7 @@ pub struct Queue {
     client: Client,
     url: String,
     dead_letter_url: Option<String>,
+    receive_limit: Kept<Option<u32>>,
 }
 
 /// A message to send.
@@ -70,7 +78,7 @@ pub struct Message {
     pub group: String,
     /// How often it was received, this time included.
     pub receive_count: u32,
-    /// When it was sent, if SQS says so.
+    /// When it was sent, if SQS says so; if it was renewed, when the first of them was.
     pub sent_at: Option<SystemTime>,
 }
 
@@ -95,6 +103,7 @@ impl Queue {
             client: Client::new(configuration),
             url,
             dead_letter_url,
+            receive_limit: Kept::default(),
         }
     }
 
@@ -225,6 +234,17 @@ impl Queue {
             .message_body(&message.body)
             .message_group_id(&message.group)
             .message_deduplication_id(identifier(&[&message.id, &count, "renewed"]));
+        let has_room = message.body.len() + FIRST_SENT_AT_FRAME <= MESSAGE_LIMIT;
+        let request = match message.sent_at.filter(|_| has_room) {
+            Some(at) => {
+                let since = at
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap_or_default();
+                let text = since.as_millis().to_string();
+                request.message_attributes(FIRST_SENT_AT, attribute(&text)?)
+            }
+            None => request,
+        };
         match Box::pin(request.send()).await {
             Ok(_) => Ok(()),
             Err(error) => Err(api_error("SendMessage", &self.url, &error, advice)),
@@ -241,13 +261,6 @@ impl Queue {
             return Ok(false);
         };
         let room = MESSAGE_LIMIT.saturating_sub(body.len());
-        let attribute = |value: &str| {
-            MessageAttributeValue::builder()
-                .data_type("String")
-                .string_value(value)
-                .build()
-                .map_err(|error| Error::Internal(error.to_string()))
-        };
         let request = self.client.send_message().queue_url(url);
         let request = request
             .message_body(body)
@@ -266,6 +279,14 @@ impl Queue {
             Err(error) => Err(api_error("SendMessage", url, &error, advice)),
         }
     }
+}
+
+fn attribute(value: &str) -> Result<MessageAttributeValue> {
+    MessageAttributeValue::builder()
+        .data_type("String")
+        .string_value(value)
+        .build()
+        .map_err(|error| Error::Internal(error.to_string()))
 }
 
 /// The text of an attribute: SQS refuses a message with characters that XML does not have, and a long one beside a long body.

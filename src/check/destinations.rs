@@ -31,8 +31,8 @@ impl Check<'_> {
             Ok(repository) => repository,
             Err(error) => return vec![Line::of_error(check, &error)],
         };
-        let unfilled = repository.expect_no_upstream();
-        if let Err(error) = self.deadline.bound(unfilled).await {
+        let upstream = repository.expect_no_upstream_now();
+        if let Err(error) = self.deadline.bound(upstream).await {
             return vec![Line::of_error(check, &error)];
         }
         // No manifest has this digest, so that the look is no pull of an image.

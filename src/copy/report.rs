@@ -56,6 +56,13 @@ pub enum Subject {
         /// What is written.
         destination: String,
     },
+    /// All images of a package, to one of its destinations: `owner/name` to `host/repository` with the tag as the rule writes it.
+    Place {
+        /// What is read.
+        source: String,
+        /// What is written.
+        destination: String,
+    },
     /// An image of the source: `host/owner/name:tag`.
     Image {
         /// What is read.
@@ -158,6 +165,18 @@ pub struct Figures {
     pub throttled: u64,
     /// Milliseconds from the job's begin to its end.
     pub elapsed_ms: u64,
+    /// What another report of the same job says as well, as the source is read once for several destinations.
+    #[serde(skip)]
+    pub shared: SharedCounts,
+}
+
+/// Counts that are in several reports.
+#[derive(Clone, Debug, Default)]
+pub struct SharedCounts {
+    /// Of the further tries.
+    pub retries: u64,
+    /// Of the answers 429.
+    pub throttled: u64,
 }
 
 /// Counts of manifests.
@@ -312,6 +331,21 @@ impl Figures {
         }
     }
 
+    /// The same for one of several destinations, which all say what the source took.
+    pub fn of_several(source: Counts, destination: Counts, is_first: bool) -> Self {
+        let shared = match is_first {
+            true => SharedCounts::default(),
+            false => SharedCounts {
+                retries: source.retries,
+                throttled: source.throttled,
+            },
+        };
+        Figures {
+            shared,
+            ..Figures::of(source, destination)
+        }
+    }
+
     /// Takes over what a dry run would do.
     pub fn planned(&mut self, plan: &Plan) {
         self.manifests.pushed = plan.pushes();
@@ -343,6 +377,8 @@ impl Figures {
         self.requests.destination += more.requests.destination;
         self.retries += more.retries;
         self.throttled += more.throttled;
+        self.shared.retries += more.shared.retries;
+        self.shared.throttled += more.shared.throttled;
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use serde_json::Value;
 
-use crate::aws::queue::Message;
+use crate::aws::queue::{FIRST_SENT_AT, Message};
 use crate::error::{Error, Result};
 
 /// The messages of a batch. Their bodies are parsed later, so that one that can't be parsed fails alone.
@@ -27,6 +27,8 @@ pub(super) fn read(payload: Value) -> Result<Vec<Message>> {
 
 fn message(record: SqsMessage) -> Option<Message> {
     let attribute = |name: &str| record.attributes.get(name).cloned();
+    let first_sent_at = record.message_attributes.get(FIRST_SENT_AT);
+    let first_sent_at = first_sent_at.and_then(|value| value.string_value.clone());
     let id = record.message_id.clone().filter(|id| !id.is_empty())?;
     Some(Message {
         // A standard queue has no groups: each message is one.
@@ -34,7 +36,9 @@ fn message(record: SqsMessage) -> Option<Message> {
         receive_count: attribute("ApproximateReceiveCount")
             .and_then(|count| count.parse().ok())
             .unwrap_or(1),
-        sent_at: attribute("SentTimestamp").and_then(|at| sent_at(&at)),
+        sent_at: first_sent_at
+            .or_else(|| attribute("SentTimestamp"))
+            .and_then(|at| sent_at(&at)),
         receipt_handle: record.receipt_handle?,
         body: record.body.unwrap_or_default(),
         id,

@@ -52,7 +52,7 @@ impl Run<'_> {
                 continue;
             };
             let told = publisher.token_expires(&secret, days);
-            if let Err(error) = invocation.shared.deadline.bound_settling(told).await {
+            if let Err(error) = invocation.shared.deadline.bound_telling(told).await {
                 tracing::warn!(%error, "the event bus was not told");
             }
         }

@@ -10,7 +10,7 @@ use crate::aws::pull_through_cache::CacheRule;
 use crate::aws::repositories::{Address, RepositoryApi};
 use crate::endpoint::{ecr_account, ecr_region};
 use crate::error::{Error, Kind};
-use crate::kept::{Freshness, KeptBy};
+use crate::kept::KeptBy;
 use crate::registry::{Upstream, UpstreamLook};
 
 /// How long it is kept that a registry has no rules, or that the right to look is missing.
@@ -52,11 +52,11 @@ impl CacheRules {
         });
         let rules = self.kept.of((at.region.clone(), at.account.clone()));
         let api = self.api.clone();
-        Arc::new(move || {
+        Arc::new(move |freshness| {
             let (api, at, rules) = (api.clone(), at.clone(), rules.clone());
             async move {
                 let look = async || Ok(look(&api, &at).await);
-                let rules = rules.get(Freshness::Kept, look).await.ok()?;
+                let rules = rules.get(freshness, look).await.ok()?;
                 upstream(&rules, &at.repository)
             }
             .boxed()

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 
 use super::Repository;
 use crate::error::{Error, Kind, Operation, Result};
+use crate::kept::Freshness;
 
 /// What ECR fills a repository from.
 #[derive(Clone, Debug)]
@@ -19,7 +20,8 @@ pub struct Upstream {
 }
 
 /// Says what ECR is known to fill the repository from, if it does.
-pub type UpstreamLook = Arc<dyn Fn() -> BoxFuture<'static, Option<Upstream>> + Send + Sync>;
+pub type UpstreamLook =
+    Arc<dyn Fn(Freshness) -> BoxFuture<'static, Option<Upstream>> + Send + Sync>;
 
 impl Repository {
     /// The same, with somebody to ask whether ECR fills it itself.
@@ -35,10 +37,22 @@ impl Repository {
     /// # Errors
     /// [`Error::Registry`] of kind [`Kind::Invalid`] names the prefix and the registry from which ECR fills it.
     pub async fn expect_no_upstream(&self) -> Result<()> {
+        self.expect_none(Freshness::Kept).await
+    }
+
+    /// The same, as it is now, whatever was known a while ago.
+    ///
+    /// # Errors
+    /// As [`Repository::expect_no_upstream`].
+    pub async fn expect_no_upstream_now(&self) -> Result<()> {
+        self.expect_none(Freshness::Anew).await
+    }
+
+    async fn expect_none(&self, freshness: Freshness) -> Result<()> {
         let Some(look) = &self.upstream else {
             return Ok(());
         };
-        let Some(Upstream { prefix, host }) = look().await else {
+        let Some(Upstream { prefix, host }) = look(freshness).await else {
             return Ok(());
         };
         let detail = format!(

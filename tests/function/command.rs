@@ -179,6 +179,15 @@ async fn a_check_lists_what_it_tests_and_fails_with_what_is_wrong() {
         well.output
     );
 
+    let without_rules = run(&scenario, &["check"], &[]).await;
+    assert_eq!(without_rules.status, Some(0), "{}", without_rules.output);
+    let warning = "warning  rules: RULES is not set";
+    assert!(
+        without_rules.output.contains(warning),
+        "{}",
+        without_rules.output
+    );
+
     scenario.ecr.delete_repository("prod/api");
     let failed = run(&scenario, &["check"], &environment).await;
     assert_eq!(failed.status, Some(1), "{}", failed.output);

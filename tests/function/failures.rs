@@ -1,4 +1,4 @@
-//! What people get wrong, and what they are told: kind and message of each failure. The README's troubleshooting table quotes them.
+//! What people get wrong, and what they are told: kind and message of each failure. The runbook's table of messages quotes them.
 
 use serde_json::{Value, json};
 use support::function::{Function, Outcome};

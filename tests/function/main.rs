@@ -56,5 +56,7 @@ mod soak;
 mod tags;
 mod telling;
 mod tls;
+mod told;
 mod triggers;
 mod vanished;
+mod year;

@@ -11,11 +11,11 @@ use support::webhook;
 use crate::scenario::{REPOSITORY, Scenario, http_reply, small_image};
 
 const BUS: &str = "images";
-const JSON_LOG: (&str, &str) = ("AWS_LAMBDA_LOG_FORMAT", "JSON");
+pub(crate) const JSON_LOG: (&str, &str) = ("AWS_LAMBDA_LOG_FORMAT", "JSON");
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Every line of the log, each of which must be a JSON object with a time and a level.
-fn lines(scenario: &Scenario) -> Vec<Value> {
+pub(crate) fn lines(scenario: &Scenario) -> Vec<Value> {
     let log = scenario.function.log();
     let line = |line: &str| -> Value {
         let value: Value =
@@ -74,7 +74,7 @@ fn expect_embedded_metrics(line: &Value) {
 }
 
 /// The metrics with this name, each with its dimensions and its values.
-fn metrics(scenario: &Scenario, name: &str) -> Vec<(Value, Value)> {
+pub(crate) fn metrics(scenario: &Scenario, name: &str) -> Vec<(Value, Value)> {
     let of_line = |line: Value| {
         let directive = line.pointer("/_aws/CloudWatchMetrics/0")?.clone();
         assert_eq!(directive["Namespace"], "ghcr-to-ecr");
@@ -91,13 +91,13 @@ fn metrics(scenario: &Scenario, name: &str) -> Vec<(Value, Value)> {
     lines(scenario).into_iter().filter_map(of_line).collect()
 }
 
-fn delivery(tag: &str, digest: &str) -> Value {
+pub(crate) fn delivery(tag: &str, digest: &str) -> Value {
     let body = webhook::package_event("acme", "api", tag, digest);
     webhook::api_gateway_v2("package", &body, WEBHOOK_SECRET)
 }
 
 /// The events on the bus, as detail-type and detail.
-fn events(scenario: &Scenario) -> Vec<(String, Value)> {
+pub(crate) fn events(scenario: &Scenario) -> Vec<(String, Value)> {
     let events = scenario.aws.events(BUS).into_iter();
     let event = |event: Value| {
         assert_eq!(event["source"], "ghcr-to-ecr");
@@ -107,7 +107,7 @@ fn events(scenario: &Scenario) -> Vec<(String, Value)> {
     events.map(event).collect()
 }
 
-async fn with_bus(environment: &[(&str, &str)]) -> Scenario {
+pub(crate) async fn with_bus(environment: &[(&str, &str)]) -> Scenario {
     let all = [&[("EVENT_BUS", BUS), JSON_LOG], environment].concat();
     let scenario = Scenario::start_with_queue(&all).await;
     scenario.aws.create_event_bus(BUS);
@@ -212,6 +212,46 @@ async fn a_failure_that_each_run_finds_again_is_counted_but_is_no_news() {
     assert_eq!(failures, [(json!({"Kind": kind}), json!(1))]);
 }
 
+/// A token that is no longer valid makes every run find nothing: each failure is one that the next run finds again, so that no other
+/// metric tells of it.
+#[tokio::test]
+async fn a_run_that_is_refused_everything_does_not_count_as_completed() {
+    let mut scenario = Scenario::start_with_queue(&[JSON_LOG]).await;
+    scenario.push(REPOSITORY, "1", &small_image());
+    let run = json!({"reconcile": true});
+    scenario.github.accept_tokens(&["another"]);
+    let reply = scenario.invoke(&run).await.reply();
+    assert_eq!(
+        (&reply["outcome"], &reply["error_kind"]),
+        (&json!("failed"), &json!("Denied"))
+    );
+    assert_eq!(metrics(&scenario, "CompletedRuns"), []);
+    scenario.github.accept_tokens(&[Ghcr::TOKEN]);
+    scenario.restart_with(&[JSON_LOG]).await;
+    scenario.invoke(&run).await.reply();
+    assert_eq!(metrics(&scenario, "CompletedRuns"), [(json!({}), json!(1))]);
+}
+
+/// GHCR can be late to show what GitHub's event announces: nobody is to be woken by what the next receive puts right.
+#[tokio::test]
+async fn a_tag_that_ghcr_shows_late_raises_no_alarm() {
+    let scenario = Scenario::start_with_queue(&[JSON_LOG]).await;
+    let image = small_image();
+    http_reply(&scenario, &delivery("1", &image.top)).await;
+    let batch = scenario.sqs.batch(JOB_QUEUE, 1);
+    let reply = scenario.function.invoke(&batch).await.reply();
+    scenario.sqs.settle(JOB_QUEUE, &batch, &reply);
+    let failed = json!({"Outcome": "failed", "Kind": "NotFound"});
+    let images = metrics(&scenario, "Images");
+    assert!(images.contains(&(failed, json!(1))), "{images:?}");
+    assert_eq!(metrics(&scenario, "Failures"), []);
+
+    scenario.push(REPOSITORY, "1", &image);
+    scenario.process_queue().await;
+    scenario.assert_stored("late", "1", &image);
+    assert_eq!(metrics(&scenario, "Failures"), []);
+}
+
 #[tokio::test]
 async fn the_bus_is_told_of_what_was_copied_and_of_what_every_destination_has() {
     let rules = r#"[{"source":"acme/*","destination":["prod/{name}","test/{name}"]}]"#;
@@ -295,6 +335,34 @@ async fn a_failure_is_told_when_the_job_is_given_up() {
         (&detail["error_kind"], &detail["origin"]),
         (&json!("NotFound"), &json!("direct"))
     );
+}
+
+/// SQS gives it up, and tells nobody.
+#[tokio::test]
+async fn a_failure_of_the_last_receive_is_told() {
+    let scenario = with_bus(&[]).await;
+    let unavailable = Fault::Status {
+        status: 503,
+        headers: Vec::new(),
+        body: String::new(),
+    };
+    scenario.ghcr.server.fault("*", "", 1_000_000, unavailable);
+    scenario.push(REPOSITORY, "1", &small_image());
+    let job = json!({"source": "ghcr.io/acme/api:1", "destination": "prod/api"});
+    scenario.sqs.send(JOB_QUEUE, "group", &job.to_string());
+    let mut batch = scenario.sqs.batch(JOB_QUEUE, 1);
+    for (receive, count) in [(11, 0), (12, 1)] {
+        batch["Records"][0]["attributes"]["ApproximateReceiveCount"] = json!(receive.to_string());
+        let reply = scenario.function.invoke(&batch).await.reply();
+        assert_ne!(reply, json!({"batchItemFailures": []}), "it comes back");
+        assert_eq!(events(&scenario).len(), count, "receive {receive}");
+    }
+    let told = events(&scenario);
+    let [(detail_type, detail)] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(detail_type, "Image Copy Failed");
+    assert_eq!(detail["error_kind"], "Transient");
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ def test_a_terminal_without_the_marks_gets_others():
 
 @pytest.mark.parametrize(("answer", "words"), [
     ({"errorType": "Runtime.ExitError", "errorMessage": "setting RULES is malformed"}, "setting RULES is malformed"),
-    ("", "no checklist"), ("[]", "no checklist"), ("<html>", "no checklist")])
+    ("", "could not be invoked"), ("[]", "no checklist"), ("<html>", "no checklist")])
 def test_what_is_no_checklist_is_told(answer, words):
     done = doctor(answer)
 

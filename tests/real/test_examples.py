@@ -4,6 +4,7 @@ import json
 import re
 
 import boto3
+import botocore.session
 import pytest
 import yaml
 from jsonata import Jsonata
@@ -149,12 +150,24 @@ def test_what_arrives_is_deployed_by_its_digest(events):
     states = machines["ServiceDeployment"]["Properties"]["Definition"]["States"]
     assert evaluated(states["Image"]["Assign"]["image"], copied) == image
     arguments = states["Revision"]["Arguments"].replace("${Container}", "api")
-    revision = evaluated(arguments, {"TaskDefinition": TASK_DEFINITION}, image=image)
-    assert revision == {"Family": "api", "Cpu": "256", "ContainerDefinitions": [
+    tags = [{"Key": "team", "Value": "platform"}]
+    assert states["Definition"]["Arguments"]["Include"] == ["TAGS"]
+    revision = evaluated(arguments, {"TaskDefinition": TASK_DEFINITION, "Tags": tags}, image=image)
+    assert revision == {"Family": "api", "Cpu": "256", "Tags": tags, "ContainerDefinitions": [
         {"Name": "api", "Image": image, "Cpu": 0}, {"Name": "proxy", "Image": "kept"}]}
     one = TASK_DEFINITION | {"ContainerDefinitions": [{"Name": "api", "Image": "before"}]}
-    revision = evaluated(arguments, {"TaskDefinition": one}, image=image)
-    assert revision["ContainerDefinitions"] == [{"Name": "api", "Image": image}]
+    revision = evaluated(arguments, {"TaskDefinition": one, "Tags": []}, image=image)
+    assert (revision["ContainerDefinitions"], revision["Tags"]) == ([{"Name": "api", "Image": image}], [])
+
+
+def test_a_deployment_keeps_all_that_a_task_definition_may_be_given():
+    ecs = botocore.session.get_session().get_service_model("ecs")
+    given = ecs.operation_model("RegisterTaskDefinition").input_shape.members.keys()
+    described = {name[0].upper() + name[1:]: "kept" for name in ecs.shape_for("TaskDefinition").members}
+    described |= {"ContainerDefinitions": TASK_DEFINITION["ContainerDefinitions"]}
+    states = resources("deploy-on-arrival.yaml")["ServiceDeployment"]["Properties"]["Definition"]["States"]
+    revision = evaluated(states["Revision"]["Arguments"], {"TaskDefinition": described, "Tags": []}, image="new")
+    assert revision.keys() == {name[0].upper() + name[1:] for name in given}
 
 
 def test_a_commit_gets_the_status_of_its_image(events):

@@ -61,6 +61,12 @@ def test_the_linters_are_content(command):
     run(*command)
 
 
+def test_the_console_shows_each_parameter_in_one_group(template):
+    """One in no group stands below all of them, under "Other parameters"."""
+    groups = template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    assert sorted(name for group in groups for name in group["Parameters"]) == sorted(template["Parameters"])
+
+
 def test_the_first_deployment_copies_nothing_until_somebody_says_so(template, resources):
     assert template["Parameters"]["ScheduleState"]["Default"] == "DISABLED"
     assert resources["CopyFunction"]["Properties"]["Events"]["Schedule"]["Properties"]["State"] == "ScheduleState"
@@ -190,9 +196,30 @@ KEY = "arn:aws:kms:eu-west-3:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890
 EVERYTHING = {"EventBusName": "github", "ScheduleState": "ENABLED", "ManageRepositories": "true"}
 
 
+SECRET = "arn:aws:secretsmanager:eu-west-3:123456789012:secret:ghcr/token-AbCdEf"
+# All that gives the copy function further rights.
+EVERY_RIGHT = {
+    "ManageRepositories": "true", "AllowPrune": "true", "XRayTracing": "true", "SubnetIds": "subnet-1", "SecurityGroupIds": "sg-1",
+    "ReportBus": "arn:aws:events:eu-west-3:123456789012:event-bus/images", "RepositoryKeyArn": KEY, "QueueKeyArn": KEY,
+    "SecretsKeyArn": KEY, "RulesSecretArn": SECRET, "GhcrTokenSecretArn": SECRET, "RuleTokenSecretArns": SECRET,
+}
+
+
 def role_statements(stack: Stack, role: str) -> dict[str, dict]:
     listed = stack.of_type("AWS::IAM::Role")[role]["Policies"][0]["PolicyDocument"]["Statement"]
     return {statement["Sid"]: statement for statement in listed}
+
+
+@pytest.mark.parametrize(("repositories", "options"), [(30, {}), (15, EVERY_RIGHT)], ids=["alone", "with every option"])
+def test_the_copy_function_may_be_given_as_many_repositories_as_the_limits_say(repositories, options):
+    row = "| ARNs in `DestinationRepositories` | some 30, and 15 where every option of the template is used"
+    assert row in (CHECKOUT / "docs/operations.md").read_text()
+    arns = [f"arn:aws:ecr:eu-west-3:123456789012:repository/team-{team:02}/*" for team in range(repositories)]
+    role = Stack(DestinationRepositories=",".join(arns), **options).of_type("AWS::IAM::Role")["CopyRole"]
+    policy = json.dumps(role["Policies"][0]["PolicyDocument"], separators=(",", ":"))
+    # A queue stands there by its name in the template.
+    queue = "arn:aws:sqs:eu-west-3:123456789012:ghcr-to-ecr-development-DeadLetterQueue-AbCdEfGhIjKl.fifo"
+    assert len(re.sub(r'"\w+Queue\.Arn"', json.dumps(queue), policy)) <= 10_240
 
 
 def test_every_role_has_the_boundary_and_the_path(template):

@@ -8,6 +8,11 @@ use serde_json::Value;
 use super::Queue;
 use crate::aws::error::api_error;
 use crate::error::{Kind, Result};
+use crate::kept::Freshness;
+
+/// How long the limit of receives is kept, and how long it is that it could not be learnt.
+const LIFETIME: Duration = Duration::from_secs(5 * 60);
+const SHORT_LIFETIME: Duration = Duration::from_secs(60);
 
 /// How a queue is set up, as far as it matters here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +32,20 @@ impl Queue {
     /// The URL of the dead-letter queue, if there is a setting of it.
     pub fn dead_letter_url(&self) -> Option<&str> {
         self.dead_letter_url.as_deref()
+    }
+
+    /// After how many receives SQS gives up a message of the job queue; `None` if it does not, or if that can't be learnt. It is kept
+    /// for some minutes.
+    pub async fn receive_limit(&self) -> Option<u32> {
+        let read = async || match self.attributes(&self.url).await {
+            Ok(attributes) => Ok((attributes.max_receive_count, LIFETIME)),
+            Err(error) => {
+                tracing::info!(%error, "after how many receives the queue gives up is not known");
+                Ok((None, SHORT_LIFETIME))
+            }
+        };
+        let limit = self.receive_limit.get(Freshness::Kept, read).await;
+        limit.ok().flatten()
     }
 
     /// How the queue at `url` is set up. `GetQueueAttributes`

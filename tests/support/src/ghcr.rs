@@ -213,6 +213,12 @@ impl Ghcr {
         self.change(repository, |repository| repository.manifests.remove(digest));
     }
 
+    /// Deletes a package with all its versions.
+    pub fn delete_package(&self, repository: &str) {
+        let deleted = lock(&self.state).repositories.remove(repository);
+        assert!(deleted.is_some(), "package {repository} was not put");
+    }
+
     /// Whether anybody may pull.
     pub fn set_public(&self, repository: &str, public: bool) {
         self.change(repository, |repository| repository.public = public);

@@ -190,6 +190,14 @@ impl GitHub {
         version.updated = now;
     }
 
+    /// Deletes a package.
+    pub fn delete_package(&self, owner: &str, name: &str) {
+        let mut state = lock(&self.state);
+        let owner = state.owner_named(owner);
+        let owner = owner.unwrap_or_else(|| panic!("there is no such owner of {name:?}"));
+        owner.packages.retain(|package| package.name != name);
+    }
+
     /// Sets when a version was created, as the list gives it: nothing, or a text such as [`ago`] gives.
     pub fn set_created_at(&self, owner: &str, name: &str, digest: &str, created_at: Option<&str>) {
         let mut state = lock(&self.state);
