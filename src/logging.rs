@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use lambda_runtime::tracing::subscriber::filter::LevelFilter;
 use lambda_runtime::tracing::subscriber::fmt::format::{Format, Full, JsonFields, Writer};
 use lambda_runtime::tracing::subscriber::fmt::time::{FormatTime, SystemTime};
 use lambda_runtime::tracing::subscriber::fmt::{
@@ -13,7 +14,7 @@ use lambda_runtime::tracing::subscriber::fmt::{
 use lambda_runtime::tracing::subscriber::registry::LookupSpan;
 #[cfg(feature = "cli")]
 use lambda_runtime::tracing::subscriber::{
-    filter::{LevelFilter, Targets},
+    filter::Targets,
     fmt::{MakeWriter, layer},
     prelude::*,
 };
@@ -24,6 +25,14 @@ use tracing::{Event, Subscriber};
 
 use crate::metrics;
 
+/// A level by Lambda's name for it, of which there is one above the last one here.
+pub fn read_level(name: &str) -> Option<LevelFilter> {
+    match name {
+        "FATAL" => Some(LevelFilter::ERROR),
+        name => name.parse().ok(),
+    }
+}
+
 /// Logs lines of text to `writer` as the laptop's command does: from warnings on, unless `level` says otherwise. What the
 /// modules in `silent` log is left out.
 #[cfg(feature = "cli")]
@@ -31,8 +40,7 @@ pub fn start_for_command<W>(level: Option<&str>, silent: &[&str], writer: W)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let level = level.and_then(|level| level.parse().ok());
-    let level = level.unwrap_or(LevelFilter::WARN);
+    let level = level.and_then(read_level).unwrap_or(LevelFilter::WARN);
     let silent = silent.iter().copied().chain([metrics::TARGET]);
     let levels = Targets::new()
         .with_target("ghcr_to_ecr", level)

@@ -5,7 +5,7 @@ use ghcr_to_ecr::clients::Clients;
 use ghcr_to_ecr::config::Settings;
 use ghcr_to_ecr::error::Error;
 use ghcr_to_ecr::handler::App;
-use ghcr_to_ecr::logging::{JsonLines, TextLines};
+use ghcr_to_ecr::logging::{JsonLines, TextLines, read_level};
 use ghcr_to_ecr::metrics;
 use ghcr_to_ecr::registry;
 use lambda_runtime::tracing::subscriber::{
@@ -46,11 +46,7 @@ fn environment(name: &str) -> Option<String> {
 /// Logs to standard output as Lambda's logging controls say. Other crates are never asked for more than warnings: at their finest
 /// level some would print headers and payloads.
 fn start_logging() {
-    let level = environment("AWS_LAMBDA_LOG_LEVEL").and_then(|level| match level.as_str() {
-        // Lambda has a level above the last one here.
-        "FATAL" => Some(LevelFilter::ERROR),
-        level => level.parse().ok(),
-    });
+    let level = environment("AWS_LAMBDA_LOG_LEVEL").and_then(|level| read_level(&level));
     let levels = Targets::new()
         .with_default(level.map_or(LevelFilter::WARN, |level| level.min(LevelFilter::WARN)))
         .with_target("lambda_runtime", LevelFilter::INFO)
