@@ -4,6 +4,8 @@ mod connector;
 pub mod ecr;
 mod error;
 pub mod events;
+#[cfg(feature = "cli")]
+pub mod identity;
 pub mod images;
 pub mod pull_through_cache;
 pub mod queue;
@@ -12,8 +14,10 @@ pub mod secrets;
 
 use std::time::Duration;
 
+use aws_config::BehaviorVersion;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
+
+pub use aws_config::SdkConfig;
 
 pub use self::connector::http_client;
 

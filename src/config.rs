@@ -1,10 +1,22 @@
 //! Names and typed values of all settings, read once from a lookup that `main` passes in.
 
+use secrecy::SecretString;
 use url::Url;
 
 use crate::endpoint::{Endpoint, Hosts};
 use crate::error::{Error, Result};
 use crate::rules::Rules;
+
+/// The id under which a token that the process was given itself is known. No secret in Secrets Manager can have it.
+pub const GHCR_TOKEN: &str = "$GHCR_TOKEN";
+
+/// Settings of the function's triggers, which the laptop's command has not: there, what is asked for is done at once.
+const OF_TRIGGERS: [&str; 4] = [
+    "WEBHOOK_SECRET_ID",
+    "JOB_QUEUE_URL",
+    "DEAD_LETTER_QUEUE_URL",
+    "EVENT_SOURCES",
+];
 
 /// The settings, checked.
 #[derive(Debug)]
@@ -15,6 +27,8 @@ pub struct Settings {
     pub hosts: Hosts,
     /// `GHCR_TOKEN_SECRET_ID`: without it GHCR is read anonymously.
     pub ghcr_token_secret_id: Option<String>,
+    /// `GHCR_TOKEN`: the token itself, which only the laptop's command takes. Then `ghcr_token_secret_id` is [`GHCR_TOKEN`].
+    pub ghcr_token: Option<SecretString>,
     /// `WEBHOOK_SECRET_ID`: without it every HTTP request is refused.
     pub webhook_secret_id: Option<String>,
     /// `SOURCE_REGISTRY`: where `ghcr.io` is reached.
@@ -51,6 +65,33 @@ impl Settings {
     /// # Errors
     /// [`Error::Setting`] for the first one that is missing or malformed.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        Settings::read_with(lookup, rules)
+    }
+
+    /// Reads the settings of the laptop's command, none of which is required: without `RULES` there are no rules, `GHCR_TOKEN` may
+    /// hold the token itself, which beats the secret that `GHCR_TOKEN_SECRET_ID` names, and those of the triggers are left out.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for the first one that is malformed.
+    pub fn read_for_command(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let token = lookup("GHCR_TOKEN").map(|token| token.trim().to_owned());
+        let token = token.filter(|token| !token.is_empty());
+        let lookup = |name: &str| lookup(name).filter(|_| !OF_TRIGGERS.contains(&name));
+        let mut settings = Settings::read_with(lookup, |value, hosts| match value {
+            Some(_) => rules(value, hosts),
+            None => Ok(RulesSetting::Written(Rules::none())),
+        })?;
+        if let Some(token) = token {
+            settings.ghcr_token = Some(SecretString::from(token));
+            settings.ghcr_token_secret_id = Some(GHCR_TOKEN.to_owned());
+        }
+        Ok(settings)
+    }
+
+    fn read_with(
+        lookup: impl Fn(&str) -> Option<String>,
+        rules: impl FnOnce(Option<String>, &Hosts) -> Result<RulesSetting>,
+    ) -> Result<Self> {
         let lookup = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let endpoint = |name: &'static str| match lookup(name) {
             Some(value) => Endpoint::parse(&value)
@@ -96,6 +137,7 @@ impl Settings {
                 "GHCR_TOKEN_SECRET_ID",
                 lookup("GHCR_TOKEN_SECRET_ID"),
             )?,
+            ghcr_token: None,
             webhook_secret_id: lookup("WEBHOOK_SECRET_ID"),
             source_registry,
             destination_registry,
@@ -266,6 +308,31 @@ mod tests {
         assert_eq!(settings.source_registry.to_string(), "https://ghcr.io");
         assert_eq!(settings.blob_concurrency, 6);
         assert!(settings.webhook_secret_id.is_none() && settings.destination_registry.is_none());
+    }
+
+    #[test]
+    fn the_command_requires_nothing_takes_the_token_itself_and_leaves_the_triggers_out() {
+        let read = |settings: &[(&str, &str)]| {
+            Settings::read_for_command(|name| {
+                let found = settings.iter().find(|(key, _)| *key == name);
+                found.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let settings = read(&[]).unwrap();
+        assert!(
+            matches!(&settings.rules, RulesSetting::Written(rules) if rules.iter().next().is_none())
+        );
+        assert!(settings.ghcr_token.is_none() && settings.ghcr_token_secret_id.is_none());
+        let settings = read(&[
+            ("GHCR_TOKEN", " ghp_secret\n"),
+            ("GHCR_TOKEN_SECRET_ID", "ghcr"),
+            ("JOB_QUEUE_URL", "not even a URL"),
+            ("WEBHOOK_SECRET_ID", "webhook"),
+        ]);
+        let settings = settings.unwrap();
+        assert_eq!(settings.ghcr_token_secret_id.as_deref(), Some(GHCR_TOKEN));
+        assert!(settings.job_queue_url.is_none() && settings.webhook_secret_id.is_none());
+        assert!(!format!("{settings:?}").contains("ghp_secret"));
     }
 
     #[test]

@@ -35,6 +35,12 @@ impl Deadline {
         }
     }
 
+    /// The deadline of what nobody cuts off, as on a laptop: a week. Whatever has stalled for good comes to an end all the same.
+    pub fn of_a_week() -> Self {
+        let end = Instant::now() + Duration::from_secs(7 * 24 * 60 * 60);
+        Deadline { work: end, end }
+    }
+
     /// The same, but the work ends in `limit` from now at the latest.
     pub fn within(self, limit: Duration) -> Self {
         let work = self.work.min(Instant::now() + limit);

@@ -197,6 +197,12 @@ pub enum Error {
     )]
     Deadline,
 
+    /// A person has stopped the laptop's command.
+    #[error(
+        "interrupted: blobs that have arrived stay, and the tags of copies that were not complete are as they were; give the same command again to resume"
+    )]
+    Interrupted,
+
     /// A fault of this program.
     #[error("internal error: {0}")]
     Internal(String),
@@ -215,7 +221,7 @@ impl Error {
             Error::Signature => Kind::Denied,
             Error::Api { kind, .. } | Error::Registry { kind, .. } => *kind,
             Error::PartMissing { .. } => Kind::Transient,
-            Error::Deadline => Kind::Deadline,
+            Error::Deadline | Error::Interrupted => Kind::Deadline,
             Error::Internal(_) => Kind::Internal,
         }
     }

@@ -1,17 +1,13 @@
 //! What happens to one invocation, from the event to the reply.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lambda_runtime::{Diagnostic, LambdaEvent};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::aws::queue::Queue;
-use crate::aws::secrets::Secrets;
-use crate::check::{self, Check, Checklist};
-use crate::config::Settings;
-use crate::copier::Copier;
+use crate::check::{self, Checklist};
+use crate::clients::Clients;
 use crate::copy::Shared;
 use crate::copy::report::Report;
 use crate::deadline::Deadline;
@@ -21,30 +17,18 @@ use crate::event::{Event, HttpRequest, batch_reply};
 use crate::invocation::Invocation;
 use crate::job::Origin;
 use crate::kept::Freshness;
-use crate::publisher::Publisher;
 use crate::reconcile;
 use crate::reports::{Cause, Reports};
-use crate::rules_in_force::RulesInForce;
 use crate::worker;
 
 /// GitHub gives up a delivery after ten seconds. Where a queue takes the jobs, the answer comes before that, even if it is a 503.
 /// (GitHub documentation, "Handling webhook deliveries")
 const WEBHOOK_PATIENCE: Duration = Duration::from_secs(8);
 
-/// What lives across invocations.
+/// The function, which lives across invocations.
 pub struct App {
-    /// The settings; their rules are in `rules`.
-    pub settings: Settings,
-    /// The rules in force.
-    pub rules: RulesInForce,
-    /// Carries out jobs.
-    pub copier: Copier,
-    /// For the webhook's secret.
-    pub secrets: Arc<Secrets>,
-    /// Without a queue, every job is copied in the invocation that asks for it.
-    pub queue: Option<Queue>,
-    /// Tells the event bus, if there is one.
-    pub publisher: Option<Publisher>,
+    /// What it works with.
+    pub clients: Clients,
 }
 
 /// What an invocation is answered with.
@@ -92,7 +76,7 @@ impl App {
         let event = Event::read(payload).inspect_err(|error| tracing::error!(%error))?;
         let mut reports = Reports::default();
         let done = Box::pin(self.act(&event, request_id, deadline, &mut reports)).await;
-        reports.log_metrics(self.copier.github.next_expiry());
+        reports.log_metrics(self.clients.copier.github.next_expiry());
         match (event, done?) {
             (Event::Http(request), _) => request.reply(&reports).map(Reply::Json),
             (_, Done::Returned(ids)) => batch_reply(ids).map(Reply::Json),
@@ -117,7 +101,7 @@ impl App {
     ) -> Result<Done> {
         match event {
             Event::Http(request) => {
-                let deadline = match self.queue {
+                let deadline = match self.clients.queue {
                     Some(_) => deadline.within(WEBHOOK_PATIENCE),
                     None => deadline,
                 };
@@ -132,14 +116,15 @@ impl App {
                         Box::pin(worker::process(&invocation, messages, reports)).await
                     }
                     Err(error) => {
-                        worker::return_all(self.queue.as_ref(), messages, &error, deadline).await
+                        worker::return_all(self.clients.queue.as_ref(), messages, &error, deadline)
+                            .await
                     }
                 };
                 return Ok(Done::Returned(returned));
             }
             Event::GitHub(event) => {
                 let invocation = self.invocation(request_id, deadline).await?;
-                let delivery = event.delivery(&self.settings.event_sources);
+                let delivery = event.delivery(&self.clients.settings.event_sources);
                 reports.caused_by(pushed(Origin::Bus, &event.id));
                 let options = (Origin::Bus, event.id.clone());
                 let delivered = self.deliver(delivery, options, &invocation).await;
@@ -147,7 +132,7 @@ impl App {
             }
             Event::Direct(direct) => {
                 let invocation = self.invocation(request_id, deadline).await?;
-                let jobs = direct.jobs(&invocation.rules, &self.settings.hosts);
+                let jobs = direct.jobs(&invocation.rules, &self.clients.settings.hosts);
                 reports.caused_by(Cause::of(jobs.as_deref().unwrap_or_default(), None));
                 reports.extend(match jobs {
                     Ok(jobs) => invocation.copy_all(jobs).await,
@@ -156,15 +141,7 @@ impl App {
                 reports.add_up(invocation.shared.estimate.sum());
             }
             Event::Check => {
-                let check = Check {
-                    settings: &self.settings,
-                    rules: &self.rules,
-                    copier: &self.copier,
-                    secrets: &self.secrets,
-                    queue: self.queue.as_ref(),
-                    event_bus: self.publisher.as_ref().map(Publisher::bus),
-                    deadline,
-                };
+                let check = self.clients.check(deadline);
                 return Ok(Done::Checked(Box::pin(check::run(&check)).await));
             }
             Event::Reconcile(scope) => {
@@ -178,19 +155,8 @@ impl App {
     }
 
     async fn invocation(&self, request_id: &str, deadline: Deadline) -> Result<Invocation<'_>> {
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        Ok(Invocation {
-            copier: &self.copier,
-            rules: deadline.bound(self.rules.get()).await?,
-            queue: self.queue.as_ref(),
-            publisher: self.publisher.as_ref(),
-            is_repeated: false,
-            shared: Shared::new(deadline, self.settings.blob_concurrency),
-            // Lambda repeats a failed invocation under the same request id.
-            nonce: format!("{request_id} {}", now.as_nanos()),
-        })
+        let shared = Shared::new(deadline, self.clients.settings.blob_concurrency);
+        self.clients.invocation(request_id, shared).await
     }
 
     /// What a delivery came to, once its signature is checked.
@@ -216,6 +182,7 @@ impl App {
     /// while this process is warm is read again, once, when a signature does not match.
     async fn check_signature(&self, request: &HttpRequest) -> Result<()> {
         let id = self
+            .clients
             .settings
             .webhook_secret_id
             .as_deref()
@@ -229,10 +196,15 @@ impl App {
         // That the previous version can't be read says nothing of the current one, which may be new.
         let mut unread = None;
         for freshness in [Freshness::Kept, Freshness::AfterRefusal] {
-            if is_signed(&self.secrets.webhook_secret(id, freshness).await?) {
+            if is_signed(&self.clients.secrets.webhook_secret(id, freshness).await?) {
                 return Ok(());
             }
-            match self.secrets.previous_webhook_secret(id, freshness).await {
+            match self
+                .clients
+                .secrets
+                .previous_webhook_secret(id, freshness)
+                .await
+            {
                 Ok(previous) if previous.as_ref().is_some_and(is_signed) => return Ok(()),
                 Ok(_) => unread = None,
                 Err(error) => unread = Some(error),

@@ -20,10 +20,12 @@
 //! | module | responsibility |
 //! |---|---|
 //! | | **Triggers: Lambda's events, replies and deadlines** |
-//! | [`handler`] | what lives across invocations, and the story of one |
+//! | [`handler`] | the story of one invocation |
+//! | [`command`](#the-map) | the laptop's command: arguments in; bars, lines and a report out (feature `cli`) |
 //! | [`worker`] | the queue's messages, and their fate |
 //! | [`event`] | JSON in: a closed set of events, GitHub's signature and payload |
 //! | [`reconcile`] | a scheduled run: from rules to tags that differ |
+//! | [`clients`] | what lives as long as the process: settings, rules, the clients of every service |
 //! | [`check`] | whether everything is as a deployment needs it: a checklist with remedies |
 //! | [`reports`], [`metrics`], [`logging`] | JSON out: what happened, in the reply, in CloudWatch's metrics and in the log |
 //! | [`invocation`] | what one invocation works with: jobs are copied at once, or enqueued |
@@ -70,11 +72,16 @@
 
 pub mod handler;
 
+#[cfg(feature = "cli")]
+pub mod command;
+
 pub mod worker;
 
 pub mod event;
 
 pub mod reconcile;
+
+pub mod clients;
 
 pub mod check;
 

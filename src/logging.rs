@@ -5,18 +5,52 @@
 
 use std::fmt;
 
+use lambda_runtime::tracing::subscriber::filter::LevelFilter;
 use lambda_runtime::tracing::subscriber::fmt::format::{Format, Full, JsonFields, Writer};
 use lambda_runtime::tracing::subscriber::fmt::time::{FormatTime, SystemTime};
 use lambda_runtime::tracing::subscriber::fmt::{
     FmtContext, FormatEvent, FormatFields, FormattedFields,
 };
 use lambda_runtime::tracing::subscriber::registry::LookupSpan;
+#[cfg(feature = "cli")]
+use lambda_runtime::tracing::subscriber::{
+    filter::Targets,
+    fmt::{MakeWriter, layer},
+    prelude::*,
+};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 
 use crate::metrics;
+
+/// A level by Lambda's name for it, of which there is one above the last one here.
+pub fn read_level(name: &str) -> Option<LevelFilter> {
+    match name {
+        "FATAL" => Some(LevelFilter::ERROR),
+        name => name.parse().ok(),
+    }
+}
+
+/// Logs lines of text to `writer` as the laptop's command does: from warnings on, unless `level` says otherwise. What the
+/// modules in `silent` log is left out.
+#[cfg(feature = "cli")]
+pub fn start_for_command<W>(level: Option<&str>, silent: &[&str], writer: W)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let level = level.and_then(read_level).unwrap_or(LevelFilter::WARN);
+    let silent = silent.iter().copied().chain([metrics::TARGET]);
+    let levels = Targets::new()
+        .with_target("ghcr_to_ecr", level)
+        .with_targets(silent.map(|target| (target, LevelFilter::OFF)));
+    let lines = layer().with_ansi(false).with_writer(writer);
+    lambda_runtime::tracing::subscriber::registry()
+        .with(levels)
+        .with(lines.event_format(TextLines::default()))
+        .init();
+}
 
 /// Fields whose text is JSON.
 const JSON_FIELDS: [&str; 2] = ["report", "counts"];

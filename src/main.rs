@@ -1,25 +1,13 @@
 //! Starts the process: logging, settings, clients, runtime loop. Nothing is decided here.
 
-use std::sync::Arc;
-
-use ghcr_to_ecr::aws::ecr::Ecr;
-use ghcr_to_ecr::aws::events::EventBus;
-use ghcr_to_ecr::aws::queue::Queue;
-use ghcr_to_ecr::aws::repositories::RepositoryApi;
-use ghcr_to_ecr::aws::secrets::Secrets;
-use ghcr_to_ecr::aws::{self};
+use ghcr_to_ecr::aws;
+use ghcr_to_ecr::clients::Clients;
 use ghcr_to_ecr::config::Settings;
-use ghcr_to_ecr::copier::Copier;
 use ghcr_to_ecr::error::Error;
-use ghcr_to_ecr::github::GitHub;
 use ghcr_to_ecr::handler::App;
-use ghcr_to_ecr::logging::{JsonLines, TextLines};
+use ghcr_to_ecr::logging::{JsonLines, TextLines, read_level};
 use ghcr_to_ecr::metrics;
-use ghcr_to_ecr::publisher::Publisher;
-use ghcr_to_ecr::registries::Registries;
 use ghcr_to_ecr::registry;
-use ghcr_to_ecr::repositories::Repositories;
-use ghcr_to_ecr::rules_in_force::RulesInForce;
 use lambda_runtime::tracing::subscriber::{
     filter::{LevelFilter, Targets},
     fmt::{self, format::JsonFields},
@@ -40,36 +28,11 @@ async fn main() -> Result<(), lambda_runtime::Error> {
 }
 
 async fn start() -> Result<App, Error> {
-    let mut settings = Settings::read(environment)?;
+    let settings = Settings::read(environment)?;
     let http = registry::client()?;
     let configuration = aws::configuration(http.clone()).await;
-    let secrets = Arc::new(Secrets::new(&configuration));
-    let ecr = Arc::new(Ecr::new(&configuration));
-    let queue = settings.job_queue_url.clone().map(|url| {
-        let dead_letter_url = settings.dead_letter_queue_url.clone();
-        Queue::new(&configuration, url, dead_letter_url)
-    });
-    let event_bus = settings.event_bus.clone();
-    let event_bus = event_bus.map(|name| EventBus::new(&configuration, name));
-    let repository_api = Arc::new(RepositoryApi::new(&configuration));
-    Ok(App {
-        rules: RulesInForce::new(&mut settings, secrets.clone()).await?,
-        copier: Copier {
-            registries: Registries::new(
-                &settings,
-                http.clone(),
-                secrets.clone(),
-                ecr,
-                repository_api.clone(),
-            ),
-            github: GitHub::new(http, settings.github_api_url.clone()),
-            repositories: Repositories::new(repository_api, settings.hosts.clone()),
-        },
-        publisher: event_bus.map(Publisher::new),
-        secrets,
-        queue,
-        settings,
-    })
+    let clients = Clients::new(settings, http, &configuration).await?;
+    Ok(App { clients })
 }
 
 #[expect(
@@ -83,11 +46,7 @@ fn environment(name: &str) -> Option<String> {
 /// Logs to standard output as Lambda's logging controls say. Other crates are never asked for more than warnings: at their finest
 /// level some would print headers and payloads.
 fn start_logging() {
-    let level = environment("AWS_LAMBDA_LOG_LEVEL").and_then(|level| match level.as_str() {
-        // Lambda has a level above the last one here.
-        "FATAL" => Some(LevelFilter::ERROR),
-        level => level.parse().ok(),
-    });
+    let level = environment("AWS_LAMBDA_LOG_LEVEL").and_then(|level| read_level(&level));
     let levels = Targets::new()
         .with_default(level.map_or(LevelFilter::WARN, |level| level.min(LevelFilter::WARN)))
         .with_target("lambda_runtime", LevelFilter::INFO)

@@ -3,7 +3,11 @@
 //! Each repository reports to one [`Observer`] what it does, and so do the survey and the transfer. Reports, progress bars and
 //! metrics get their numbers from there and from nowhere else.
 
+mod movements;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use self::movements::{Movement, Movements, Moving, State};
 
 /// Something that happened at a registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,29 +5,55 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 38] = [
+const IMPORTS: [(&str, &[&str]); 41] = [
     (
         "main",
         &[
-            "aws",
-            "config",
-            "copier",
+            "aws", "clients", "config", "error", "handler", "logging", "metrics", "registry",
+        ],
+    ),
+    ("bin", &["command"]),
+    (
+        "handler",
+        &[
+            "check",
+            "clients",
+            "copy",
+            "deadline",
             "error",
-            "github",
-            "handler",
-            "logging",
-            "metrics",
-            "publisher",
-            "registries",
-            "registry",
-            "repositories",
-            "rules_in_force",
+            "event",
+            "invocation",
+            "job",
+            "kept",
+            "reconcile",
+            "reports",
+            "worker",
         ],
     ),
     (
-        "handler",
+        "command",
+        &[
+            "aws",
+            "check",
+            "clients",
+            "config",
+            "copy",
+            "deadline",
+            "error",
+            "event",
+            "logging",
+            "observer",
+            "reconcile",
+            "registry",
+            "reports",
+            "rules",
+        ],
+    ),
+    (
+        "clients",
         &[
             "aws",
             "check",
@@ -36,15 +62,12 @@ const IMPORTS: [(&str, &[&str]); 38] = [
             "copy",
             "deadline",
             "error",
-            "event",
+            "github",
             "invocation",
-            "job",
-            "kept",
             "publisher",
-            "reconcile",
-            "reports",
+            "registries",
+            "repositories",
             "rules_in_force",
-            "worker",
         ],
     ),
     (
@@ -261,7 +284,7 @@ const IMPORTS: [(&str, &[&str]); 38] = [
     ("retry", &["error", "observer"]),
     ("deadline", &["error"]),
     ("allowance", &["manifest"]),
-    ("observer", &[]),
+    ("observer", &["manifest"]),
     ("kept", &["error"]),
     ("redaction", &[]),
     ("manifest", &[]),
@@ -274,7 +297,9 @@ const IMPORTS: [(&str, &[&str]); 38] = [
 const ENGINE: [&str; 2] = ["copy", "referrers"];
 
 /// The triggers' ring, the settings and AWS, which the engine must not know.
-const OUTSIDE_THE_ENGINE: [&str; 15] = [
+const OUTSIDE_THE_ENGINE: [&str; 17] = [
+    "command",
+    "clients",
     "logging",
     "metrics",
     "publisher",
@@ -296,10 +321,14 @@ const OUTSIDE_THE_ENGINE: [&str; 15] = [
 const ADAPTERS: [&str; 3] = ["registry", "github", "aws"];
 
 /// Each vendor crate and the only modules that may name it.
-const VENDORS: [(&str, &[&str]); 13] = [
+const VENDORS: [(&str, &[&str]); 17] = [
     ("lambda_runtime", &["main", "handler", "logging"]),
     ("aws_lambda_events", &["event"]),
     ("aws_config", &["aws"]),
+    ("aws_credential_types", &["aws"]),
+    ("clap", &["command"]),
+    ("clap_complete", &["command"]),
+    ("indicatif", &["command"]),
     ("aws_sdk_ecr", &["aws"]),
     ("aws_sdk_eventbridge", &["aws"]),
     ("aws_sdk_secretsmanager", &["aws"]),
@@ -307,7 +336,15 @@ const VENDORS: [(&str, &[&str]); 13] = [
     ("oci_client", &["manifest"]),
     (
         "reqwest",
-        &["main", "registries", "github", "link", "registry", "aws"],
+        &[
+            "main",
+            "clients",
+            "registries",
+            "github",
+            "link",
+            "registry",
+            "aws",
+        ],
     ),
     ("http_auth", &["registry"]),
     ("httpdate", &["registry"]),
@@ -416,7 +453,7 @@ fn modules_use_only_those_declared_after_them() {
         let in_map =
             map.contains(&format!("| [`{module}`]")) || map.contains(&format!(", [`{module}`]"));
         assert!(
-            in_map || ["main", "lib"].contains(&module),
+            in_map || ["main", "bin", "lib"].contains(&module),
             "{module} is not in the map"
         );
     }
@@ -435,7 +472,7 @@ fn vendor_crates_stay_where_they_belong() {
         }
         let reads_environment = code.contains("std::env") || code.contains("env::var");
         assert!(
-            !reads_environment || module == "main",
+            !reads_environment || ["main", "bin"].contains(&module.as_str()),
             "{} reads the environment",
             path.display()
         );
@@ -450,6 +487,34 @@ fn one_http_stack_is_linked() {
     for (name, version) in [("hyper", "0.14"), ("rustls", "0.21"), ("h2", "0.3")] {
         let entry = format!("name = \"{name}\"\nversion = \"{version}");
         assert!(!lock.contains(&entry), "{name} {version} is in Cargo.lock");
+    }
+}
+
+/// What only the laptop's command is made of would cost the function size and time to start.
+#[test]
+fn the_function_is_built_without_the_command() {
+    let crates = |features: &[&str]| {
+        let tree = ["tree", "--locked", "--offline", "--edges", "normal"];
+        let output = Command::new(env!("CARGO"))
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .args(tree)
+            .args(["--prefix", "none", "--format", "{p} {f}"])
+            .args(features)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (function, command) = (crates(&[]), crates(&["--features", "cli"]));
+    let own = [
+        "clap v",
+        "indicatif v",
+        "aws-sdk-sso v",
+        "signal-hook-registry v",
+    ];
+    for name in own {
+        assert!(!function.contains(name), "the function has {name}");
+        assert!(command.contains(name), "the command lacks {name}");
     }
 }
 
@@ -477,6 +542,9 @@ fn template_variables(template: &str) -> BTreeSet<String> {
 /// Variables of the template that are no settings of ours: the HTTP client follows them, as every program does.
 const NETWORK: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"];
 
+/// What only the laptop's command reads: a function's environment can be read by too many.
+const OF_THE_COMMAND: [&str; 1] = ["GHCR_TOKEN"];
+
 /// A setting that only one of them knows is a setting that somebody will miss.
 #[test]
 fn settings_have_the_same_names_everywhere() {
@@ -484,19 +552,22 @@ fn settings_have_the_same_names_everywhere() {
     let read = |name: &str| fs::read_to_string(root.join(name)).unwrap();
     let code = read("src/config.rs");
     let code = code.split("#[cfg(test)]").next().unwrap();
-    let supported: BTreeSet<String> = names_after(code, "lookup(\"")
+    let mut supported: BTreeSet<String> = names_after(code, "lookup(\"")
         .into_iter()
         .chain(names_after(code, "endpoint(\""))
         .chain(names_after(code, "queue_url(\""))
         .collect();
     assert!(supported.len() >= 10, "{supported:?}");
+    let readme = read("README.md");
     let mut in_template = template_variables(&read("template.yaml"));
     in_template.retain(|name| !NETWORK.contains(&name.as_str()));
+    for name in OF_THE_COMMAND {
+        assert!(supported.remove(name) && readme.contains(&format!("`{name}`")));
+    }
     assert_eq!(
         in_template, supported,
         "template.yaml against src/config.rs"
     );
-    let readme = read("README.md");
     for name in supported {
         let row = format!("| `{name}` |");
         assert!(readme.contains(&row), "README.md has no row for {name}");

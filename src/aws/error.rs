@@ -62,7 +62,7 @@ pub(super) fn quoted(code: &str, message: Option<&str>) -> String {
 }
 
 /// An error and what it came of, down to the reason that tells an address that refuses from a name that is not found.
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let texts: Vec<String> = causes.map(ToString::to_string).collect();
     texts.join(": ")

@@ -6,6 +6,14 @@ use crate::rules::{Rule, Rules};
 /// How many rules there are, and which of them no package can reach.
 pub(super) fn rules(place: &str, rules: &Rules) -> Vec<Line> {
     let all: Vec<&Rule> = rules.iter().collect();
+    // Only on a laptop can there be none.
+    if all.is_empty() {
+        return vec![Line::warning(
+            "rules",
+            format!("{place} is not set: packages and destinations are not tested"),
+            "set RULES to the rules that are to be tested",
+        )];
+    }
     let count = match all.len() {
         1 => "1 rule".to_owned(),
         count => format!("{count} rules"),

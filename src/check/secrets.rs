@@ -6,6 +6,7 @@ use futures_util::{StreamExt, stream};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Check, Line, side_by_side, token};
+use crate::config::GHCR_TOKEN;
 use crate::error::{Error, Kind, Result};
 use crate::github::Grant;
 use crate::kept::Freshness;
@@ -53,7 +54,11 @@ impl Check<'_> {
         let general = self.settings.ghcr_token_secret_id.as_deref();
         let mut secrets: Vec<(String, String)> = Vec::new();
         if let Some(id) = general {
-            secrets.push((id.to_owned(), "GHCR_TOKEN_SECRET_ID".to_owned()));
+            let place = match id {
+                GHCR_TOKEN => "GHCR_TOKEN",
+                _ => "GHCR_TOKEN_SECRET_ID",
+            };
+            secrets.push((id.to_owned(), place.to_owned()));
         }
         for rule in rules.iter() {
             let id = rule.token_secret_id();

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::{Line, Status};
+use crate::config::GHCR_TOKEN;
 use crate::github::Grant;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -61,8 +62,12 @@ impl Kind {
 
 /// How to come by a token that does, for the secret `id`.
 pub(super) fn replacement(id: &str) -> String {
+    let place = match id {
+        GHCR_TOKEN => "export it as GHCR_TOKEN".to_owned(),
+        _ => format!("store it in the secret {id}"),
+    };
     format!(
-        "make a classic personal access token with the scope read:packages, authorise it for the organisation's SSO if it has one, and store it in the secret {id}"
+        "make a classic personal access token with the scope read:packages, authorise it for the organisation's SSO if it has one, and {place}"
     )
 }
 

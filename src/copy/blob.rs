@@ -1,5 +1,7 @@
 //! One blob, from its source into an upload for each destination that lacks it: one try.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::stream::{self, FuturesUnordered};
 use futures_util::{Stream, StreamExt, future};
@@ -8,6 +10,7 @@ use super::fanout::Fanout;
 use super::mount::{Came, Mount};
 use crate::error::{Error, Kind, Result, Side};
 use crate::manifest::{Descriptor, Hasher};
+use crate::observer::Movement;
 use crate::registry::{BlobReader, Mounting, Repository, Upload};
 use crate::retry::retry;
 
@@ -57,7 +60,8 @@ impl Receiver<'_> {
 ///
 /// Where every destination may well have it mounted, the source is asked only when one of them has not; else at the same time.
 ///
-/// Where the source breaks off, reading resumes into the same uploads.
+/// Where the source breaks off, reading resumes into the same uploads. The bytes that are read count as moved in `movement`, as
+/// hardly more of them are read than the slowest destination has taken.
 ///
 /// The first try does not compute the digest: the destination does at commit, and twice is most of the processor time there is.
 /// A later try does, so that a wrong digest says whose fault it is.
@@ -66,6 +70,7 @@ pub(super) async fn copy_blob(
     source: &Repository,
     receivers: &[Receiver<'_>],
     is_again: bool,
+    movement: Option<Arc<Movement>>,
     mut done: impl FnMut(usize, Result<Came>),
 ) {
     let starts = receivers.iter().map(|it| it.start(blob, is_again));
@@ -105,7 +110,7 @@ pub(super) async fn copy_blob(
             return;
         }
     };
-    let read = Read::new(source, blob, reader, is_again);
+    let read = Read::new(source, blob, reader, is_again, movement);
     let (fanout, branches) = Fanout::new(read.into_stream(), uploads.len());
     let uploads = uploads.into_iter().zip(branches).enumerate();
     let mut sends: FuturesUnordered<_> = uploads
@@ -134,6 +139,8 @@ struct Read {
     blob: Descriptor,
     reader: BlobReader,
     hasher: Option<Hasher>,
+    /// Counts the bytes, if anybody watches.
+    movement: Option<Arc<Movement>>,
     /// Bytes read so far.
     offset: u64,
     /// Where it was last resumed, and how often in a row that brought too little.
@@ -142,12 +149,19 @@ struct Read {
 }
 
 impl Read {
-    fn new(source: &Repository, blob: &Descriptor, reader: BlobReader, is_again: bool) -> Self {
+    fn new(
+        source: &Repository,
+        blob: &Descriptor,
+        reader: BlobReader,
+        is_again: bool,
+        movement: Option<Arc<Movement>>,
+    ) -> Self {
         Read {
             source: source.clone(),
             blob: *blob,
             reader,
             hasher: is_again.then(Hasher::default),
+            movement,
             offset: 0,
             resumed_at: 0,
             fruitless: 0,
@@ -179,6 +193,9 @@ impl Read {
             Err(error) => return Err(error),
         };
         self.offset += bytes.len() as u64;
+        if let Some(movement) = &self.movement {
+            movement.add(bytes.len());
+        }
         let Some(mut hasher) = self.hasher.take() else {
             return Ok(Some(bytes));
         };

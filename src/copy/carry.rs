@@ -12,6 +12,7 @@ use super::estimate::Estimate;
 use super::mount::Holders;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
+use crate::observer::Movements;
 
 /// The blobs that are on their way, and those that have arrived.
 pub struct Carriage {
@@ -205,6 +206,8 @@ pub struct Shared {
     pub memory: crate::allowance::Memory,
     /// When the work ends.
     pub deadline: Deadline,
+    /// Counts the blobs on their way, if anybody watches them.
+    pub movements: Option<Arc<Movements>>,
 }
 
 impl Shared {
@@ -216,6 +219,15 @@ impl Shared {
             estimate: Estimate::default(),
             memory: crate::allowance::Memory::default(),
             deadline,
+            movements: None,
+        }
+    }
+
+    /// The same, watched through `movements`.
+    pub fn watched(self, movements: Arc<Movements>) -> Self {
+        Shared {
+            movements: Some(movements),
+            ..self
         }
     }
 }

@@ -14,7 +14,7 @@ use super::progress::{Carried, Step};
 use super::transfer::Transfer;
 use crate::error::{Error, Result, Side};
 use crate::manifest::Descriptor;
-use crate::observer::Happened;
+use crate::observer::{Happened, Movements, Moving};
 use crate::retry::Retry;
 
 /// Sends the blobs of one transfer.
@@ -122,6 +122,9 @@ impl<'a> Sending<'a> {
         }
         claims.now = Load::new(blob, well);
         claims.later = Load::new(blob, limping);
+        if let (Some(movements), None, None) = (self.movements(), &claims.now, &claims.later) {
+            movements.spare(blob.size);
+        }
         claims
     }
 
@@ -130,7 +133,12 @@ impl<'a> Sending<'a> {
         let (plan, _) = part;
         let reference = self.reference(plan, &blob);
         match self.transfer.shared.carriage.claim(&reference).await {
-            Claim::Mine(claimed) => return Load::new(blob, vec![(part, claimed)]),
+            Claim::Mine(claimed) => {
+                if let Some(movements) = self.movements() {
+                    movements.expect(blob.size);
+                }
+                return Load::new(blob, vec![(part, claimed)]);
+            }
             Claim::Arrived => self.is_there(part, &blob),
             Claim::Broken(error) => self.told(part, Err(error)),
         }
@@ -170,9 +178,14 @@ impl<'a> Sending<'a> {
         };
         let receivers: Vec<Receiver<'_>> = plans.map(receiver).collect();
         let mut parts: Vec<_> = load.parts.drain(..).map(Some).collect();
+        let movements = self.movements();
+        let moving = movements.map(|movements| movements.begin(blob.digest, blob.size));
         let done = |position: usize, result: Result<Came>| {
             tracing::debug!(digest = %blob.digest, bytes = blob.size, is_copied = result.is_ok(), "blob");
             if let Ok(came) = result {
+                if let Some(moving) = &moving {
+                    moving.arrived();
+                }
                 let Receiver { repository, mount } = &receivers[position];
                 if mount.is_some() {
                     holders.answered(repository, came);
@@ -187,7 +200,15 @@ impl<'a> Sending<'a> {
                 self.settle(&mut load, part, claimed, result);
             }
         };
-        copy_blob(&blob, self.transfer.source, &receivers, is_again, done).await;
+        let movement = moving.as_ref().map(Moving::movement);
+        let source = self.transfer.source;
+        copy_blob(&blob, source, &receivers, is_again, movement, done).await;
+        // What has arrived somewhere moves once more for those where it has not.
+        if let (Some(movements), false) = (movements, load.parts.is_empty())
+            && moving.as_ref().is_some_and(Moving::has_arrived)
+        {
+            movements.expect(blob.size);
+        }
         (!load.parts.is_empty()).then_some(load)
     }
 
@@ -240,6 +261,10 @@ impl<'a> Sending<'a> {
                 self.told(part, Err(error));
             }
         }
+    }
+
+    fn movements(&self) -> Option<&Movements> {
+        self.transfer.shared.movements.as_deref()
     }
 
     fn is_there(&self, part: Part, blob: &Descriptor) {

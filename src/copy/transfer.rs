@@ -44,6 +44,10 @@ impl Transfer<'_> {
         let (tell, mut told) = mpsc::unbounded_channel();
         let sending = Sending::new(self, tell);
         let mut running = Running::new(self, &sending);
+        if let Some(movements) = &self.shared.movements {
+            let blobs = Merged::new(self.plans);
+            movements.expect(blobs.map(|(blob, _)| blob.size).sum());
+        }
         loop {
             while let Ok(step) = told.try_recv() {
                 running.note(step, &mut ended);

@@ -10,6 +10,8 @@
 mod answers;
 mod budgets;
 mod check;
+#[cfg(feature = "cli")]
+mod command;
 mod copy;
 mod counts;
 mod destinations;
