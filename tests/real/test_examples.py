@@ -17,7 +17,7 @@ REGISTRY = f"123456789012.dkr.ecr.{REGION}.amazonaws.com"
 COMMIT = "6c62fb45fe66bfb1ea9a66abc38f6a0cc974292b"
 PARAMETERS = {
     "AWS::AccountId": "123456789012", "AWS::Region": REGION, "AWS::URLSuffix": "amazonaws.com", "EventBusName": "images",
-    "Repository": "arrived/debian", "Tag": "*", "Package": "acme/debian",
+    "Repository": "arrived/debian", "Tag": "*", "Package": "acme/arrived",
 }
 # The states of deploy-on-arrival.yaml get the event's detail, those of commit-status.yaml the whole event.
 TASK_DEFINITION = {
@@ -77,11 +77,11 @@ def events(function, source, destination, cache) -> dict[str, dict]:
     bus.put_rule(Name="all", EventBusName="images", EventPattern=json.dumps({"source": ["ghcr-to-ecr"]}))
     bus.put_targets(Rule="all", EventBusName="images", Targets=[{"Id": "queue", "Arn": arn}])
 
-    source.copy(f"oci:{cache / 'layout'}:debian-amd64", f"acme/debian:sha-{COMMIT}")
-    copy = {"source": f"ghcr.io/acme/debian:sha-{COMMIT}", "destination": f"arrived/debian:sha-{COMMIT}"}
+    source.copy(f"oci:{cache / 'layout'}:debian-amd64", f"acme/arrived:sha-{COMMIT}")
+    copy = {"source": f"ghcr.io/acme/arrived:sha-{COMMIT}", "destination": f"arrived/debian:sha-{COMMIT}"}
     assert function(copy, EVENT_BUS="images")["outcome"] == "copied"
     for origin in ({}, {"origin": "schedule"}):
-        function({"source": "ghcr.io/acme/debian:nowhere", "destination": "arrived/debian:nowhere"} | origin, EVENT_BUS="images")
+        function({"source": "ghcr.io/acme/arrived:nowhere", "destination": "arrived/debian:nowhere"} | origin, EVENT_BUS="images")
 
     sent = {}
     while messages := queues.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages"):
@@ -142,7 +142,7 @@ def test_a_message_to_people_says_what_happened(events):
     filled = re.sub(r'"[^"]*"|<error>', lambda part: json.dumps(values["error"]) if part[0] == "<error>" else
                     re.sub(r"<(\w+)>", lambda name: values[name[1]], part[0]), chat)
     content = json.loads(filled)["content"]
-    assert content == {"title": "ghcr.io/acme/debian:nowhere could not be copied (NotFound)", "description": failed["error"]}
+    assert content == {"title": "ghcr.io/acme/arrived:nowhere could not be copied (NotFound)", "description": failed["error"]}
 
 
 def test_what_arrives_is_deployed_by_its_digest(events):
@@ -184,10 +184,10 @@ def test_a_commit_gets_the_status_of_its_image(events):
     assert evaluated(is_commit, available) is True
     assert evaluated(is_commit, failed) is False, "a tag that is no commit"
     arguments = states["Set"]["Arguments"]
-    endpoint = arguments["ApiEndpoint"].replace("${GitHubRepository}", "acme/debian")
-    assert evaluated(endpoint, available) == f"https://api.github.com/repos/acme/debian/statuses/{COMMIT}"
+    endpoint = arguments["ApiEndpoint"].replace("${GitHubRepository}", "acme/arrived")
+    assert evaluated(endpoint, available) == f"https://api.github.com/repos/acme/arrived/statuses/{COMMIT}"
     body = arguments["RequestBody"]
-    for event, state, words in ((available, "success", f"in {REGISTRY}/arrived/debian:"), (failed, "failure", "acme/debian:nowhere")):
+    for event, state, words in ((available, "success", f"in {REGISTRY}/arrived/debian:"), (failed, "failure", "acme/arrived:nowhere")):
         assert evaluated(body["state"], event) == state
         description = evaluated(body["description"], event)
         assert words in description and len(description) <= 140
