@@ -67,11 +67,13 @@ def test_the_bill_of_materials_lists_what_is_linked_with_licences_and_checksums(
     direct, = [entry["dependsOn"] for entry in described["dependencies"]
                if entry["ref"] == described["metadata"]["component"]["bom-ref"]]
     manifest = (CHECKOUT / "Cargo.toml").read_text().partition("[dependencies]")[2].partition("[dev-dependencies]")[0]
-    declared = set(re.findall(r"^([a-z0-9_-]+) ", manifest, re.MULTILINE))
+    # The laptop's command is another program.
+    of_function = [line for line in manifest.splitlines() if "optional = true" not in line]
+    declared = {name for line in of_function for name in re.findall(r"^([a-z0-9_-]+) ", line)}
     assert len(declared) >= 25
     assert {reference.split("/")[1].split("@")[0] for reference in direct} == declared
     # Neither what only tests use nor macros.
-    assert names >= declared | {"rustls", "aws-lc-sys"} and not names & {"proptest", "support", "serde_derive"}
+    assert names >= declared | {"rustls", "aws-lc-sys"} and not names & {"clap", "proptest", "support", "serde_derive"}
 
     lock = (CHECKOUT / "Cargo.lock").read_text()
     for component in described["components"]:
