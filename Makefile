@@ -46,13 +46,13 @@ bench: ## measure beside skopeo, and the floor by curl (CASES="a f", ROUNDS=5)
 	cargo build --release --locked --bin bootstrap
 	cargo run --release --locked --package bench -- $(if $(ROUNDS),--rounds $(ROUNDS)) target/release/bootstrap $(CASES)
 
-# With the laptop's command; the first lint is of the function as it is deployed, without it.
+# Four tests at a time even on two processors: they wait more than they compute. With the laptop's command; the first lint is of the function as it is deployed, without it.
 test-fast: FEATURES := --features cli
 test-fast: ## format, lints, tests, the demo and documentation
 	cargo fmt --all --check
 	cargo clippy --bin bootstrap --locked -- -D warnings
 	cargo clippy --workspace $(FEATURES) --all-targets --locked -- -D warnings
-	cargo test --workspace $(FEATURES) --locked
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} cargo test --workspace $(FEATURES) --locked
 	$(MAKE) demo FEATURES="$(FEATURES)"
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace $(FEATURES) --no-deps --locked
 
