@@ -80,7 +80,8 @@ impl Publisher {
 
     /// Tells which destinations of a job have got the image, and that all have it now, if they do; and if `is_final`, which failed.
     ///
-    /// `others` are the references and digests at the destinations that the job leaves out; `None` if one of them lacks the image.
+    /// `others` are the references and digests at the destinations that the job leaves out; `None` unless the job [`is_complete`] and
+    /// they all have the image.
     ///
     /// # Errors
     /// What EventBridge refuses, or that it did not answer in time.
@@ -170,11 +171,8 @@ pub fn is_complete(job: &Job, reports: &[Report]) -> bool {
     is_news(job) && is_new && is_each_told && reports.iter().all(has_it)
 }
 
-/// The image, if the job has copied it and now every destination has it.
+/// The image of a complete job, which every destination has now.
 fn available(job: &Job, reports: &[Report], others: &[(String, Digest)]) -> Option<Draft> {
-    if !is_complete(job, reports) {
-        return None;
-    }
     let mut available = Available {
         source: "",
         source_digest: reports.first()?.figures.as_ref()?.source_digest?,

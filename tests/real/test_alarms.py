@@ -143,7 +143,7 @@ def test_less_than_the_threshold_raises_no_alarm(name):
 
 
 PERMANENT = ["Invalid", "Denied", "NotFound", "Immutable", "Internal"]
-PASSING = ["Transient", "Deadline"]
+PASSING = ["Transient"]
 
 
 @pytest.mark.parametrize("kind", PERMANENT)
