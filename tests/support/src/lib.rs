@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`http`] | what all servers share: a request log, scripted faults and HTTPS |
 //! | [`image`] | images in memory: exact manifest bytes, and blobs of any size that are generated while they are read |
+//! | [`sigstore`] | signatures and attestations that really verify, under authorities and keys made at run time |
 //! | [`ghcr`] | GitHub Container Registry and the storage host that it redirects to |
 //! | [`ecr`] | Amazon ECR's registry API |
 //! | [`github`] | GitHub's REST API for packages |
@@ -31,5 +32,6 @@ pub mod http;
 pub mod image;
 mod lag;
 pub mod proxy;
+pub mod sigstore;
 pub mod sqs;
 pub mod webhook;
