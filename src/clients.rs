@@ -15,7 +15,7 @@ use crate::config::{GHCR_TOKEN, Settings};
 use crate::copier::Copier;
 use crate::copy::Shared;
 use crate::deadline::Deadline;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::github::GitHub;
 use crate::invocation::Invocation;
 use crate::publisher::Publisher;
@@ -23,6 +23,7 @@ use crate::redaction::KnownSecrets;
 use crate::registries::Registries;
 use crate::repositories::Repositories;
 use crate::rules_in_force::RulesInForce;
+use crate::verification::{GitHubHost, TrustedRoots};
 
 /// Everything that is kept between one invocation and the next.
 pub struct Clients {
@@ -65,6 +66,9 @@ impl Clients {
         let repository_api = Arc::new(RepositoryApi::new(configuration));
         let known_secrets = KnownSecrets::default();
         let github_api = settings.github_api_url.clone();
+        let github_host = GitHubHost::of_api(&github_api);
+        let trusted_roots = TrustedRoots::new(github_host, None);
+        let trusted_roots = trusted_roots.map_err(Error::Internal)?;
         Ok(Clients {
             rules: RulesInForce::new(&mut settings, secrets.clone()).await?,
             copier: Copier {
@@ -78,6 +82,7 @@ impl Clients {
                 ),
                 github: GitHub::new(http, github_api, known_secrets),
                 repositories: Arc::new(Repositories::new(repository_api, settings.hosts.clone())),
+                trusted_roots: Arc::new(trusted_roots),
             },
             publisher: event_bus.map(Publisher::new),
             secrets,

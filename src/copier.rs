@@ -2,23 +2,24 @@
 //! the job asks for them, and finds the other tags that were pushed with the one that GitHub named.
 
 mod creating;
+mod evidence;
+mod gate;
 mod left_out;
 mod packages;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use futures_util::{FutureExt, future};
+use futures_util::future;
 use secrecy::SecretString;
 
 pub use self::left_out::Held;
 
 use crate::copy::report::{Report, Subject};
-use crate::copy::{Copy, Gate, Shared, Target};
+use crate::copy::{Copy, Shared, Target};
 use crate::destination::{Destination, two_forms};
 use crate::error::{Error, Kind, Result};
-use crate::github::{GitHub, Named};
+use crate::github::GitHub;
 use crate::job::{Job, Options};
 use crate::manifest::Digest;
 use crate::observer::Observer;
@@ -29,8 +30,9 @@ use crate::registries::Registries;
 use crate::registry::Repository;
 use crate::repositories::Repositories;
 use crate::retry::Retry;
-use crate::rules::{Rule, Rules, not_an_image};
+use crate::rules::{Rules, not_an_image};
 use crate::token::Token;
+use crate::verification::TrustedRoots;
 
 /// So often GitHub is asked again for the other tags of a push. A stalled answer takes fifteen seconds each time.
 const LOOKUP_RETRIES: usize = 2;
@@ -43,6 +45,8 @@ pub struct Copier {
     pub github: GitHub,
     /// Creates and puts right the destinations' repositories.
     pub repositories: Arc<Repositories>,
+    /// Whose attestations are believed.
+    pub trusted_roots: Arc<TrustedRoots>,
 }
 
 impl Copier {
@@ -52,6 +56,7 @@ impl Copier {
             registries: self.registries.with_lent_token(token),
             github: self.github.anew(),
             repositories: self.repositories.clone(),
+            trusted_roots: self.trusted_roots.clone(),
         }
     }
 
@@ -90,17 +95,17 @@ impl Copier {
             Ok((target, shared.deadline.bound(opened).await?))
         });
         let opened = future::join_all(opened).await;
+        let token_secret_id = token_of(job, rules);
+        let source = self.registries.source(&job.source.package, token_secret_id);
         let mut copy = Copy {
-            source: self
-                .registries
-                .source(&job.source.package, token_of(job, rules)),
+            gate: self.gate(job, rules, &source),
+            source,
             version: &job.source.version,
             destinations: Vec::new(),
             targets: Vec::new(),
             dry_run: job.options.dry_run,
             force: job.options.force,
             subject: None,
-            gate: self.gate(job, rules),
         };
         let mut failed = Vec::new();
         for (position, (opened, destination)) in
@@ -197,49 +202,6 @@ impl Copier {
         rules.find(&job.source.package)?.refusal(tag)
     }
 
-    /// Keeps back what is not old enough for the rule, or of an unknown age. As with its tag, a direct event is not asked.
-    fn gate<'a>(&'a self, job: &'a Job, rules: &'a Rules) -> Option<Gate<'a>> {
-        let rule = rules.find(&job.source.package)?;
-        let min_age = rule.min_age().filter(|_| job.options.origin.is_some())?;
-        let package = &job.source.package;
-        Some(Box::new(move |digest| {
-            let refusal = async move {
-                let named = Named::Digest(&digest);
-                match self.age_refusal(rule, package, named).await {
-                    Ok(refusal) => refusal,
-                    Err(error) => Some(min_age.refusal_of_unknown(error)),
-                }
-            };
-            refusal.boxed()
-        }))
-    }
-
-    /// Why a version of a package is not copied because of its age: it is too young for the rule, or GitHub does not list it with its
-    /// time.
-    ///
-    /// # Errors
-    /// What GitHub's API refuses: then the age is not known either.
-    pub async fn age_refusal(
-        &self,
-        rule: &Rule,
-        package: &str,
-        named: Named<'_>,
-    ) -> Result<Option<String>> {
-        let Some(min_age) = rule.min_age() else {
-            return Ok(None);
-        };
-        let created_at =
-            self.registries
-                .with_token(rule.token_secret_id(), |token: Option<Token>| async move {
-                    let token = token.ok_or_else(|| without_token(package))?;
-                    persistently(|| self.github.created_at(Some(&token), package, named)).await
-                });
-        Ok(match created_at.await? {
-            Some(created_at) => min_age.refusal(created_at, SystemTime::now()),
-            None => Some(min_age.refusal_of_unknown("it does not list the version with a time")),
-        })
-    }
-
     /// The jobs for the other tags of the digest that was announced, and of the one that the tag had when it was copied: to the same
     /// destinations, with the same options, as far as the rule admits them. GitHub names any one of several tags that were pushed
     /// together. (docker/metadata-action#300)
@@ -253,6 +215,10 @@ impl Copier {
         copied: Option<Digest>,
     ) -> Result<Vec<Job>> {
         let package = &job.source.package;
+        let of_image = job.source.version.tag().and_then(ReferrerTag::parse);
+        if let Some(ReferrerTag { subject, .. }) = of_image {
+            return self.jobs_for_signed(job, rules, subject).await;
+        }
         let Some(named) = job.source.version.tag() else {
             let exact = match job.source.version {
                 Version::Digest(digest) => vec![digest],
@@ -273,6 +239,53 @@ impl Copier {
             .await
     }
 
+    /// The jobs for an image that has just been signed: for each of its tags that the rule admits, to where the rule says.
+    async fn jobs_for_signed(&self, job: &Job, rules: &Rules, subject: Digest) -> Result<Vec<Job>> {
+        let package = &job.source.package;
+        let Some(rule) = rules.find(package) else {
+            return Ok(Vec::new());
+        };
+        let mut jobs = Vec::new();
+        for tag in self.tags_of(job, rules, &subject).await? {
+            if rule.refusal(&tag).is_some() {
+                continue;
+            }
+            let version = Version::Tag {
+                tag,
+                announced: Some(subject),
+            };
+            let source = Source {
+                package: package.clone(),
+                version,
+            };
+            let destinations = rule.destinations(&source, None).map_err(Error::Rule)?;
+            let options = Options {
+                all_tags: false,
+                ..job.options.clone()
+            };
+            jobs.push(Job {
+                source,
+                destinations,
+                options,
+            });
+        }
+        Ok(jobs)
+    }
+
+    /// All tags of a digest, as GitHub's API knows them.
+    async fn tags_of(&self, job: &Job, rules: &Rules, digest: &Digest) -> Result<Vec<String>> {
+        let package = &job.source.package;
+        let look = |token: Option<Token>| async move {
+            let token = token.ok_or_else(|| without_token(package))?;
+            persistently(|| self.github.version_of(Some(&token), package, digest)).await
+        };
+        let version = self
+            .registries
+            .with_token(token_of(job, rules), look)
+            .await?;
+        Ok(version.map(|version| version.tags).unwrap_or_default())
+    }
+
     /// `is_left` says that the destinations with one tag for all have not got the image yet: the first of the jobs is for them as well.
     async fn jobs_for_tags(
         &self,
@@ -286,20 +299,7 @@ impl Copier {
         let rule = rules.find(package);
         let mut jobs: Vec<Job> = Vec::new();
         for digest in digests {
-            let version = self
-                .registries
-                .with_token(token_of(job, rules), |token| async move {
-                    match token {
-                        Some(_) => {
-                            let github = &self.github;
-                            persistently(|| github.version_of(token.as_ref(), package, &digest))
-                                .await
-                        }
-                        None => Err(without_token(package)),
-                    }
-                })
-                .await?;
-            for tag in version.map(|version| version.tags).unwrap_or_default() {
+            for tag in self.tags_of(job, rules, &digest).await? {
                 let refusal = rule.map_or_else(|| not_an_image(&tag), |rule| rule.refusal(&tag));
                 let destinations = followed(job, named, is_left && jobs.is_empty());
                 let is_known = Some(tag.as_str()) == named

@@ -34,12 +34,14 @@ use self::progress::End;
 use self::report::{Figures, Outcome, Report, Subject};
 use self::survey::{Survey, Surveyor};
 use self::transfer::Transfer;
+use crate::allowance::Allowance;
 use crate::error::{Error, Result};
 use crate::manifest::{Digest, Manifest};
 use crate::observer::Happened;
 use crate::platform::Form;
 use crate::reference::Version;
 use crate::registry::Repository;
+use crate::verification::Verified;
 
 /// How often a copy starts over, as the source's tag moved under it or the destination lost a part.
 const ROUNDS: usize = 3;
@@ -69,11 +71,30 @@ pub struct Copy<'a> {
     pub subject: Option<Digest>,
     /// Says of a digest at the source why it is not to be copied, if it is not: asked before a destination that lacks it gets
     /// anything.
-    pub gate: Option<Gate<'a>>,
+    pub gate: Option<Box<dyn Gate + 'a>>,
 }
 
-/// Why the image with a digest is not copied; `None` if it is.
-pub type Gate<'a> = Box<dyn Fn(Digest) -> BoxFuture<'a, Option<String>> + Send + Sync + 'a>;
+/// Decides whether the image with a digest at the source is copied.
+pub trait Gate: Send + Sync {
+    /// Looks at it. What is held of manifests meanwhile is taken from `allowance`.
+    ///
+    /// # Errors
+    /// Why it is not copied, or can't be decided on.
+    fn admit<'a>(
+        &'a self,
+        digest: Digest,
+        allowance: &'a Allowance,
+    ) -> BoxFuture<'a, Result<Admission>>;
+}
+
+/// What a gate says of an image.
+#[derive(Clone, Debug)]
+pub enum Admission {
+    /// It is copied. By whom it is signed, if anything was required.
+    Admitted(Option<Verified>),
+    /// It is not, for this reason.
+    Ignored(String),
+}
 
 /// What an image is to be at one destination.
 #[derive(Clone, Debug)]
@@ -97,6 +118,8 @@ struct Track {
     end: Option<Result<Outcome>>,
     /// Why it is ignored.
     reason: Option<String>,
+    /// By whom it is signed.
+    verified: Option<Verified>,
     /// Why nothing can be pushed there, which ends it if something is to be.
     refusal: Option<Error>,
     /// How often what it lacks was sent.
@@ -137,6 +160,7 @@ impl Copy<'_> {
                 Figures::of_several(self.source.observer().counts(), counts, is_first);
             figures.digest = track.arrival.map(|arrival| arrival.digest);
             figures.source_digest = track.source_digest;
+            figures.verified = track.verified;
             figures.warnings = track.warnings;
             figures.elapsed_ms = elapsed_ms;
             if let Some(plan) = &track.planned {
@@ -202,7 +226,10 @@ impl Copy<'_> {
             tracks[place].warnings = warning.clone().into_iter().collect();
         }
         let (differs, is_tagged) = self.compare(tracks, &tagged, forced);
-        if self.is_refused(tracks, differs, &top.digest).await {
+        if self
+            .is_refused(tracks, differs, &top.digest, &allowance)
+            .await
+        {
             return Ok(Places::default());
         }
         let differs = self.movable(tracks, differs, &tagged).await;

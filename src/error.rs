@@ -191,6 +191,19 @@ pub enum Error {
         reason: String,
     },
 
+    /// An image is not signed as its rule requires.
+    #[error("source {reference}: {expected} is required, and {found}{}", waiting(*.is_awaited))]
+    Unsigned {
+        /// The image: `host/repository@digest`.
+        reference: String,
+        /// Whether it was pushed so lately that what is required may still come.
+        is_awaited: bool,
+        /// What the rule requires.
+        expected: String,
+        /// What was found, and why it does not count.
+        found: String,
+    },
+
     /// The time of the invocation ran out.
     #[error(
         "the deadline came before the work was complete: what is copied stays, and the next invocation resumes from there; give the function more time or memory if this happens again"
@@ -221,6 +234,10 @@ impl Error {
             Error::Signature => Kind::Denied,
             Error::Api { kind, .. } | Error::Registry { kind, .. } => *kind,
             Error::PartMissing { .. } => Kind::Transient,
+            Error::Unsigned {
+                is_awaited: true, ..
+            } => Kind::Transient,
+            Error::Unsigned { .. } => Kind::Denied,
             Error::Deadline | Error::Interrupted => Kind::Deadline,
             Error::Internal(_) => Kind::Internal,
         }
@@ -247,9 +264,17 @@ impl Error {
     pub fn side(&self) -> Option<Side> {
         match self {
             Error::Registry { side, .. } | Error::Content { side, .. } => Some(*side),
+            Error::Unsigned { .. } => Some(Side::Source),
             Error::PartMissing { .. } => Some(Side::Destination),
             _ => None,
         }
+    }
+}
+
+fn waiting(is_awaited: bool) -> &'static str {
+    match is_awaited {
+        true => "; it may follow: for ten minutes after the push the image is looked at again",
+        false => "; sign the image as the rule requires, or change the rule's `require`",
     }
 }
 

@@ -4,6 +4,7 @@
 //! A list is complete or an error: with a part of it, the wrong images would be copied, or the right ones deleted.
 //! (GitHub's documentation: "REST API endpoints for packages", "Using pagination in the REST API", "Rate limits for the REST API")
 
+mod attestations;
 mod expiry;
 mod refusal;
 mod time;

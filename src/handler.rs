@@ -226,7 +226,10 @@ impl App {
         invocation: &Invocation<'_>,
     ) -> Result<Vec<Report>> {
         match delivery?.job(&invocation.rules, origin, id) {
-            Ok(job) => Ok(invocation.enqueue(vec![job]).await),
+            Ok(mut job) => {
+                job.options.pushed_at = Some(SystemTime::now());
+                Ok(invocation.enqueue(vec![job]).await)
+            }
             Err(ignored) => Ok(vec![*ignored]),
         }
     }

@@ -3,6 +3,8 @@
 //! Its serialised form is the body of a queue's message and the direct event that asks for it, so nothing is lost or derived
 //! again on the way through the queue.
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::destination::Destination;
@@ -41,6 +43,9 @@ pub struct Options {
     /// What made the function enqueue the job; `None` if somebody asked for it directly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// When the function learnt of the push; a message has its own time for that.
+    #[serde(skip)]
+    pub pushed_at: Option<SystemTime>,
     /// GitHub's id of the delivery that led to the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery: Option<String>,

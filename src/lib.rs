@@ -112,6 +112,8 @@ pub mod github;
 
 pub mod aws;
 
+pub mod verification;
+
 pub mod config;
 
 pub mod rules;
@@ -137,6 +139,8 @@ pub mod allowance;
 pub mod observer;
 
 pub mod kept;
+
+pub mod public_key;
 
 pub mod redaction;
 

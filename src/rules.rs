@@ -6,6 +6,7 @@ pub mod glob;
 mod immutability;
 mod min_age;
 pub mod repository;
+pub mod require;
 
 use std::num::NonZeroUsize;
 
@@ -18,6 +19,7 @@ use self::glob::GlobSet;
 pub use self::immutability::is_wildcard_match;
 pub use self::min_age::MinAge;
 use self::repository::RepositoryRule;
+use self::require::Requirement;
 use crate::destination::{Destination, Destinations, TagPattern};
 use crate::endpoint::Hosts;
 use crate::manifest::Digest;
@@ -40,6 +42,7 @@ pub struct Rule {
     token_secret_id: Option<String>,
     repository: Option<RepositoryRule>,
     prune: bool,
+    require: Vec<Requirement>,
     hosts: Hosts,
 }
 
@@ -140,10 +143,6 @@ impl Rules {
 
 impl Rule {
     fn new(fields: RuleFields, hosts: &Hosts) -> Result<Self, String> {
-        let unsupported = [("require", fields.require.is_some())];
-        if let Some((name, _)) = unsupported.iter().find(|(_, is_asked_for)| *is_asked_for) {
-            return Err(format!("`{name}` is not supported by this version yet"));
-        }
         let rule = Rule {
             source: source(&fields.source)?,
             destinations: fields.destination,
@@ -153,6 +152,11 @@ impl Rule {
             token_secret_id: fields.token_secret_id,
             repository: fields.repository.map(RepositoryRule::parse).transpose()?,
             prune: fields.prune,
+            require: fields
+                .require
+                .map(require::read)
+                .transpose()?
+                .unwrap_or_default(),
             hosts: hosts.clone(),
         };
         // A template that gives a valid name for a plain package is a valid template.
@@ -316,6 +320,11 @@ impl Rule {
         let source = self.source.as_str();
         let (owner, name) = source.split_once('/').unwrap_or((source, ""));
         (owner, (!glob::is_glob(name)).then_some(name))
+    }
+
+    /// The ways in which an image may be signed, of which one has to be met; none if nothing is asked.
+    pub fn require(&self) -> &[Requirement] {
+        &self.require
     }
 
     /// How the repositories of its destinations are to be.

@@ -156,7 +156,13 @@ async fn is_given_up(invocation: &Invocation<'_>, message: &Message, fate: &Fate
 fn read(invocation: &Invocation<'_>, message: &Message) -> Result<Vec<Job>> {
     let direct = Direct::read_text(&message.body)?;
     let hosts = &invocation.copier.registries.hosts;
-    direct.jobs(&invocation.rules, hosts)
+    let mut jobs = direct.jobs(&invocation.rules, hosts)?;
+    for job in &mut jobs {
+        // What a scheduled run finds may have been pushed long before.
+        let is_found = job.options.origin == Some(Origin::Schedule);
+        job.options.pushed_at = message.sent_at.filter(|_| !is_found);
+    }
+    Ok(jobs)
 }
 
 /// Decides what becomes of a message.

@@ -123,6 +123,14 @@ impl Secrets {
         self.previous.of(id).get(freshness, read).await
     }
 
+    /// The whole text of a secret, which is kept as the others are.
+    ///
+    /// # Errors
+    /// Names the secret, never its value.
+    pub async fn text(&self, id: &str) -> Result<SecretString> {
+        self.current(id, Freshness::Kept).await
+    }
+
     /// The whole text of a secret, which is not kept here.
     ///
     /// # Errors

@@ -9,8 +9,9 @@ use std::time::Instant;
 use futures_util::future;
 
 use super::Copier;
-use crate::copy::Shared;
+use crate::allowance::Allowance;
 use crate::copy::report::{Outcome, Report};
+use crate::copy::{Admission, Shared};
 use crate::destination::Destination;
 use crate::error::{Error, Kind, Result, Side};
 use crate::job::{Job, Origin};
@@ -57,7 +58,14 @@ impl Copier {
         if !repository.settings.is_empty() {
             let made = slots.iter().map(async |slot| {
                 // Boxed, as it is large.
-                let ahead = self.create_ahead(job, rules, (rule, repository), slot, began);
+                let ahead = self.create_ahead(
+                    job,
+                    rules,
+                    (rule, repository),
+                    slot,
+                    began,
+                    shared.memory.allowance(),
+                );
                 let ahead = Box::pin(ahead);
                 shared.deadline.bound(async { Ok(ahead.await) }).await
             });
@@ -107,6 +115,7 @@ impl Copier {
         (rule, repository): (&Rule, &RepositoryRule),
         slot: &Slot<'_>,
         began: Instant,
+        allowance: Allowance,
     ) -> repositories::Outcome {
         if !slot.is_ruled {
             return repositories::Outcome::default();
@@ -131,8 +140,11 @@ impl Copier {
         let Ok(Some(digest)) = source.resolve(&version).await else {
             return repositories::Outcome::default();
         };
-        if let Some(gate) = self.gate(job, rules)
-            && gate(digest).await.is_some()
+        if let Some(gate) = self.gate(job, rules, &source)
+            && !matches!(
+                gate.admit(digest, &allowance).await,
+                Ok(Admission::Admitted(_))
+            )
         {
             return repositories::Outcome::default();
         }

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, future};
 use super::form::{self, Arrival, PlatformFields, Root};
 use super::places::Places;
 use super::report::Outcome;
-use super::{Copy, Track, left};
+use super::{Admission, Copy, Track, left};
 use crate::allowance::Allowance;
 use crate::destination::{needs_digest, with_digest};
 use crate::error::{Kind, Result};
@@ -185,18 +185,24 @@ impl Copy<'_> {
         tracks: &mut [Track],
         at: Places,
         digest: &Digest,
+        allowance: &Allowance,
     ) -> bool {
         let Some(gate) = self.gate.as_ref().filter(|_| !at.is_empty()) else {
             return false;
         };
-        let Some(reason) = gate(*digest).await else {
-            return false;
-        };
+        let admission = gate.admit(*digest, allowance).await;
         for place in at.iter() {
-            tracks[place].end = Some(Ok(Outcome::Ignored));
-            tracks[place].reason = Some(reason.clone());
+            let track = &mut tracks[place];
+            match &admission {
+                Ok(Admission::Admitted(verified)) => track.verified = verified.clone(),
+                Ok(Admission::Ignored(reason)) => {
+                    track.end = Some(Ok(Outcome::Ignored));
+                    track.reason = Some(reason.clone());
+                }
+                Err(error) => track.end = Some(Err(error.clone())),
+            }
         }
-        true
+        !matches!(admission, Ok(Admission::Admitted(_)))
     }
 
     /// Those of the destinations `at` whose tag is not known to keep another digest; the others end, before a byte moves. Only those

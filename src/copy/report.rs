@@ -6,6 +6,7 @@ use super::plan::Plan;
 use crate::error::{Error, Kind};
 use crate::manifest::Digest;
 use crate::observer::Counts;
+use crate::verification::Verified;
 
 /// The most lines of a plan that a report shows.
 const PLAN_LINES: usize = 500;
@@ -142,6 +143,9 @@ pub struct Figures {
     /// The digest that the source's tag had.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source_digest: Option<Digest>,
+    /// By whom it is signed, where the rule requires that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
     /// Manifests and indexes.
     pub manifests: Manifests,
     /// Configs and layers.

@@ -56,14 +56,18 @@ impl Delivery {
             return ignored(format!("no rule matches {package}"));
         };
         let tag = source.version.tag().unwrap_or_default();
-        if rule.referrers() && ReferrerTag::parse(tag).is_some() {
+        let is_of_image = ReferrerTag::parse(tag).is_some();
+        let is_required = is_of_image && !rule.require().is_empty();
+        if is_required || is_of_image && rule.referrers() {
             // Where the image is under another tag, or in another form, signatures have their own tags all the same.
             return match rule.repositories(package) {
                 Ok(destinations) => Ok(Job {
                     source,
                     destinations,
                     options: Options {
-                        referrers: true,
+                        // What was waiting for it can be copied now.
+                        all_tags: is_required,
+                        referrers: rule.referrers(),
                         origin: Some(origin),
                         delivery,
                         ..Options::default()

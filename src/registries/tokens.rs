@@ -3,11 +3,12 @@
 
 use std::sync::Arc;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::Registries;
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::kept::{Freshness, with_renewal};
+use crate::public_key::PublicKey;
 use crate::registry::{Credential, Credentials};
 use crate::token::Token;
 
@@ -28,6 +29,22 @@ impl Registries {
         Ok(Token {
             secret_id: token_secret_id.to_owned(),
             text,
+        })
+    }
+
+    /// The public key that a secret holds.
+    ///
+    /// # Errors
+    /// Names the secret, never its value.
+    pub async fn public_key(&self, secret_id: &str) -> Result<PublicKey> {
+        let text = self.secrets.text(secret_id).await?;
+        PublicKey::parse(text.expose_secret()).map_err(|reason| Error::Api {
+            operation: "GetSecretValue",
+            subject: secret_id.to_owned(),
+            kind: Kind::Invalid,
+            detail: format!("it holds no key for `cosign_key`: {reason}"),
+            advice: "",
+            retry_after: None,
         })
     }
 
