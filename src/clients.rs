@@ -15,15 +15,16 @@ use crate::config::{GHCR_TOKEN, Settings};
 use crate::copier::Copier;
 use crate::copy::Shared;
 use crate::deadline::Deadline;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::github::GitHub;
 use crate::invocation::Invocation;
 use crate::publisher::Publisher;
 use crate::redaction::KnownSecrets;
 use crate::registries::Registries;
 use crate::repositories::Repositories;
+use crate::roots_in_force::RootsInForce;
 use crate::rules_in_force::RulesInForce;
-use crate::verification::{GitHubHost, TrustedRoots};
+use crate::verification::GitHubHost;
 
 /// Everything that is kept between one invocation and the next.
 pub struct Clients {
@@ -67,8 +68,8 @@ impl Clients {
         let known_secrets = KnownSecrets::default();
         let github_api = settings.github_api_url.clone();
         let github_host = GitHubHost::of_api(&github_api);
-        let trusted_roots = TrustedRoots::new(github_host, None);
-        let trusted_roots = trusted_roots.map_err(Error::Internal)?;
+        let roots = settings.trusted_root.clone();
+        let roots = RootsInForce::new(roots, github_host, secrets.clone());
         Ok(Clients {
             rules: RulesInForce::new(&mut settings, secrets.clone()).await?,
             copier: Copier {
@@ -82,7 +83,7 @@ impl Clients {
                 ),
                 github: GitHub::new(http, github_api, known_secrets),
                 repositories: Arc::new(Repositories::new(repository_api, settings.hosts.clone())),
-                trusted_roots: Arc::new(trusted_roots),
+                trusted_roots: Arc::new(roots),
             },
             publisher: event_bus.map(Publisher::new),
             secrets,

@@ -6,6 +6,7 @@ use url::Url;
 use crate::endpoint::{Endpoint, Hosts};
 use crate::error::{Error, Result};
 use crate::rules::Rules;
+use crate::verification;
 
 /// The id under which a token that the process was given itself is known. No secret in Secrets Manager can have it.
 pub const GHCR_TOKEN: &str = "$GHCR_TOKEN";
@@ -48,6 +49,19 @@ pub struct Settings {
     /// `EVENT_BUS`: the EventBridge bus, by name or ARN, that gets an event for each image that was copied or failed; without it no
     /// event is sent.
     pub event_bus: Option<String>,
+    /// `TRUSTED_ROOT`: whose attestations are believed.
+    pub trusted_root: RootsSetting,
+}
+
+/// Where Sigstore's trusted roots are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootsSetting {
+    /// In the binary.
+    BuiltIn,
+    /// In the setting itself, one JSON document a line. They are public.
+    Written(String),
+    /// In the secret with this id, as one has some thousands of bytes.
+    Secret(String),
 }
 
 /// Where the rules are.
@@ -147,6 +161,7 @@ impl Settings {
             event_sources: event_sources(lookup("EVENT_SOURCES")),
             blob_concurrency: blob_concurrency(lookup("BLOB_CONCURRENCY"))?,
             event_bus: event_bus(lookup("EVENT_BUS"))?,
+            trusted_root: trusted_root(lookup("TRUSTED_ROOT"))?,
         })
     }
 }
@@ -154,7 +169,11 @@ impl Settings {
 fn rules(value: Option<String>, hosts: &Hosts) -> Result<RulesSetting> {
     let setting = |value: &str, reason: String| Error::Setting {
         name: "RULES",
-        value: value.to_owned(),
+        // Somebody may have taken the wrong half of a pair of keys for `cosign_key`.
+        value: match value.contains("PRIVATE KEY") {
+            true => "…".to_owned(),
+            false => value.to_owned(),
+        },
         reason,
     };
     let value = value.ok_or_else(|| {
@@ -173,6 +192,29 @@ fn rules(value: Option<String>, hosts: &Hosts) -> Result<RulesSetting> {
         None => Rules::parse(&value, hosts)
             .map(RulesSetting::Written)
             .map_err(|reason| setting(&value, reason)),
+    }
+}
+
+/// Written ones are looked at here, so that a mistake stops the start.
+fn trusted_root(value: Option<String>) -> Result<RootsSetting> {
+    let wrong = |value: &str, reason: String| Error::Setting {
+        name: "TRUSTED_ROOT",
+        value: value.to_owned(),
+        reason,
+    };
+    let Some(value) = value else {
+        return Ok(RootsSetting::BuiltIn);
+    };
+    match value.trim().strip_prefix("secret:").map(str::trim) {
+        Some("") => {
+            let reason = "expected the id of a secret after `secret:`";
+            Err(wrong(&value, reason.to_owned()))
+        }
+        Some(id) => Ok(RootsSetting::Secret(id.to_owned())),
+        None => match verification::check_roots(&value) {
+            Ok(()) => Ok(RootsSetting::Written(value)),
+            Err(reason) => Err(wrong("…", reason)),
+        },
     }
 }
 

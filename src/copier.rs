@@ -30,9 +30,9 @@ use crate::registries::Registries;
 use crate::registry::Repository;
 use crate::repositories::Repositories;
 use crate::retry::Retry;
+use crate::roots_in_force::RootsInForce;
 use crate::rules::{Rules, not_an_image};
 use crate::token::Token;
-use crate::verification::TrustedRoots;
 
 /// So often GitHub is asked again for the other tags of a push. A stalled answer takes fifteen seconds each time.
 const LOOKUP_RETRIES: usize = 2;
@@ -46,7 +46,7 @@ pub struct Copier {
     /// Creates and puts right the destinations' repositories.
     pub repositories: Arc<Repositories>,
     /// Whose attestations are believed.
-    pub trusted_roots: Arc<TrustedRoots>,
+    pub trusted_roots: Arc<RootsInForce>,
 }
 
 impl Copier {

@@ -104,6 +104,7 @@ pub mod copy;
 
 pub mod registries;
 
+pub mod roots_in_force;
 pub mod rules_in_force;
 
 pub mod registry;

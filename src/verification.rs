@@ -11,7 +11,7 @@ use std::fmt;
 use serde::Serialize;
 
 pub use self::attestation::GitHubHost;
-pub use self::roots::TrustedRoots;
+pub use self::roots::{TrustedRoots, check_roots};
 use crate::manifest::Digest;
 use crate::public_key::PublicKey;
 use crate::rules::require::Attestation;

@@ -72,7 +72,8 @@ impl RuleGate<'_> {
             Requirement::CosignKey(CosignKey::Secret(_)) => keys.next().map(Required::Key),
         });
         let required: Vec<Required<'_>> = required.collect();
-        let mut search = Search::new(&required, package, &digest, &copier.trusted_roots);
+        let roots = copier.trusted_roots.get().await?;
+        let mut search = Search::new(&required, package, &digest, &roots);
         let token_secret_id = self.rule.token_secret_id();
         let searched = copier.search(&mut search, &self.source, token_secret_id, allowance);
         if let Some(verified) = searched.await? {
