@@ -15,6 +15,7 @@ mod timestamp;
 
 pub use attestation::Attestation;
 pub use key::Key;
+pub(crate) use key::image_payload;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

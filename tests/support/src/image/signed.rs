@@ -1,18 +1,20 @@
-//! Signatures and attestations as known signers lay them out. What is signed is made up: nothing here is ever verified.
+//! Signatures and attestations as known signers lay them out. Those of a [`Signer`] are made up and never verify; the module
+//! [`crate::sigstore`] makes real ones, for [`Image::sigstore_bundle`] and [`Image::cosign_signatures`].
 
+use bytes::Bytes;
 use serde_json::json;
 
 use super::{Blob, Image, ImageBuilder, OCI_EMPTY, StoredManifest};
+use crate::sigstore::{BUNDLE, IMAGE_SIGNATURE, PROVENANCE, image_payload};
 
 /// cosign's payload of a signature. (cosign, `specs/SIGNATURE_SPEC.md`)
 const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 /// A signed statement. (cosign, `specs/ATTESTATION_SPEC.md`)
 const DSSE: &str = "application/vnd.dsse.envelope.v1+json";
-/// What cosign 3 and GitHub's attest action push. (cosign, `specs/BUNDLE_SPEC.md`)
-const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+/// The annotation of a payload's layer with its signature.
+const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 /// Notary Project signatures. (notaryproject/specifications, `specs/signature-specification.md`)
 const NOTATION: &str = "application/vnd.cncf.notary.signature";
-const PROVENANCE: &str = "https://slsa.dev/provenance/v1";
 
 /// The layout of a signer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,58 +65,29 @@ impl Signer {
             "subject": [{"name": "image", "digest": {"sha256": &subject.digest[7..]}}],
             "predicateType": PROVENANCE, "predicate": {"by": format!("{self:?}")},
         });
-        let bundle = Blob::bytes(
-            json!({"mediaType": BUNDLE, "dsseEnvelope": {"payload": statement}}).to_string(),
-        );
-        let annotated = |media_type, blob, annotations: &[(&str, &str)]| {
-            let annotations = annotations
-                .iter()
-                .map(|(name, value)| (name.to_string(), value.to_string()));
-            ImageBuilder::oci().layer_annotated(media_type, blob, annotations.collect())
-        };
+        let bundle =
+            || json!({"mediaType": BUNDLE, "dsseEnvelope": {"payload": statement}}).to_string();
         match self {
             Signer::Cosign2Signature => {
-                let payload = json!({
-                    "critical": {
-                        "identity": {"docker-reference": "ghcr.io/acme/api"},
-                        "image": {"docker-manifest-digest": subject.digest},
-                        "type": "cosign container image signature",
-                    },
-                    "optional": null,
-                });
-                let annotations = [("dev.cosignproject.cosign/signature", "MEUCIQ==")];
-                annotated(
-                    SIMPLE_SIGNING,
-                    Blob::bytes(payload.to_string()),
-                    &annotations,
-                )
+                cosign_image(&[(image_payload(&subject.digest), "MEUCIQ==".to_owned())])
             }
             Signer::Cosign2Attestation => {
                 let envelope = json!({"payloadType": "application/vnd.in-toto+json", "payload": statement, "signatures": []});
-                let annotations = [
-                    ("dev.cosignproject.cosign/signature", ""),
-                    ("predicateType", PROVENANCE),
-                ];
-                annotated(DSSE, Blob::bytes(envelope.to_string()), &annotations)
+                let annotations = [(SIGNATURE, ""), ("predicateType", PROVENANCE)]
+                    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+                ImageBuilder::oci().layer_annotated(
+                    DSSE,
+                    Blob::bytes(envelope.to_string()),
+                    annotations.into(),
+                )
             }
             Signer::Cosign2Sbom => {
                 let sbom = json!({"spdxVersion": "SPDX-2.3", "name": subject.digest});
                 ImageBuilder::oci().layer("text/spdx+json", Blob::bytes(sbom.to_string()))
             }
-            Signer::Cosign3 => ImageBuilder::artifact(BUNDLE)
-                .layer(BUNDLE, bundle)
-                .subject(subject)
-                .annotation("dev.sigstore.bundle.content", "dsse-envelope")
-                .annotation(
-                    "dev.sigstore.bundle.predicateType",
-                    "https://sigstore.dev/cosign/sign/v1",
-                ),
-            Signer::GitHub => ImageBuilder::artifact(BUNDLE)
-                .layer(BUNDLE, bundle)
-                .subject(subject)
-                .annotation("org.opencontainers.image.created", "2026-11-21T08:00:00Z")
-                .annotation("dev.sigstore.bundle.content", "dsse-envelope")
-                .annotation("dev.sigstore.bundle.predicateType", PROVENANCE),
+            Signer::Cosign3 => bundle_artifact(subject, bundle(), IMAGE_SIGNATURE),
+            Signer::GitHub => bundle_artifact(subject, bundle(), PROVENANCE)
+                .annotation("org.opencontainers.image.created", "2026-11-21T08:00:00Z"),
             Signer::Notation | Signer::NotationEarlier => {
                 let builder = match self {
                     Signer::Notation => ImageBuilder::artifact(NOTATION),
@@ -130,7 +103,45 @@ impl Signer {
     }
 }
 
+/// An image whose layers are payloads, with their signatures.
+fn cosign_image(signatures: &[(Vec<u8>, String)]) -> ImageBuilder {
+    let add = |builder: ImageBuilder, (payload, signature): &(Vec<u8>, String)| {
+        let annotations = vec![(SIGNATURE.to_owned(), signature.clone())];
+        builder.layer_annotated(SIMPLE_SIGNING, Blob::bytes(payload.clone()), annotations)
+    };
+    signatures.iter().fold(ImageBuilder::oci(), add)
+}
+
+/// A Sigstore bundle that refers to an image, as GitHub and cosign 3 push it.
+fn bundle_artifact(
+    subject: &StoredManifest,
+    bundle: impl Into<Bytes>,
+    predicate_type: &str,
+) -> ImageBuilder {
+    ImageBuilder::artifact(BUNDLE)
+        .layer(BUNDLE, Blob::bytes(bundle))
+        .subject(subject)
+        .annotation("dev.sigstore.bundle.content", "dsse-envelope")
+        .annotation("dev.sigstore.bundle.predicateType", predicate_type)
+}
+
 impl Image {
+    /// What `actions/attest` with `push-to-registry`, and cosign 3, push for `subject`: this bundle, whether it is one or not. The
+    /// predicate type is in an annotation, which nobody signs.
+    pub fn sigstore_bundle(
+        subject: &StoredManifest,
+        bundle: impl Into<Bytes>,
+        predicate_type: &str,
+    ) -> Image {
+        bundle_artifact(subject, bundle, predicate_type).build()
+    }
+
+    /// What `cosign sign` up to version 2 pushes under the tag of [`Signer::Cosign2Signature`]: payloads, each with its signature in
+    /// base64, as [`crate::sigstore::Key::sign_payload`] gives them.
+    pub fn cosign_signatures(signatures: &[(Vec<u8>, String)]) -> Image {
+        cosign_image(signatures).build()
+    }
+
     /// What refers to `subject` and has an `artifactType` with a parameter, which ECR refuses (aws/containers-roadmap#2306). Earlier
     /// Sigstore bundles have such a type.
     pub fn refused_referrer(subject: &StoredManifest) -> Image {

@@ -76,17 +76,9 @@ impl Key {
         signature.expect("a signature").as_ref().to_vec()
     }
 
-    /// The payload that `cosign sign` up to version 2 signs, and its signature in base64. (cosign, `specs/SIGNATURE_SPEC.md`)
+    /// The payload that `cosign sign` up to version 2 signs, and its signature in base64.
     pub fn sign_payload(&self, digest: &str) -> (Vec<u8>, String) {
-        let payload = json!({
-            "critical": {
-                "identity": {"docker-reference": "ghcr.io/acme/api"},
-                "image": {"docker-manifest-digest": digest},
-                "type": "cosign container image signature",
-            },
-            "optional": null,
-        });
-        let payload = payload.to_string().into_bytes();
+        let payload = image_payload(digest);
         let signature = STANDARD.encode(self.sign(&payload));
         (payload, signature)
     }
@@ -108,4 +100,18 @@ impl Key {
         let statement = envelope::statement(vec![subject], predicate_type, &json!({}));
         Envelope::sign(statement, |message| self.sign(message))
     }
+}
+
+/// What `cosign sign` up to version 2 signs for an image. (cosign, `specs/SIGNATURE_SPEC.md`)
+pub(crate) fn image_payload(digest: &str) -> Vec<u8> {
+    json!({
+        "critical": {
+            "identity": {"docker-reference": "ghcr.io/acme/api"},
+            "image": {"docker-manifest-digest": digest},
+            "type": "cosign container image signature",
+        },
+        "optional": null,
+    })
+    .to_string()
+    .into_bytes()
 }
