@@ -48,7 +48,7 @@ pub struct Authority {
 /// Who says when a signature was made.
 enum Witness {
     Log(Log),
-    Timestamps(TimestampAuthority),
+    Timestamps(Box<TimestampAuthority>),
 }
 
 impl Authority {
@@ -65,7 +65,7 @@ impl Authority {
     /// An instance with a timestamp authority (RFC 3161) in place of a log, as GitHub's own one that attests for private repositories.
     /// (GitHub documentation, "Verifying attestations offline")
     pub fn without_log() -> Authority {
-        Authority::with(Witness::Timestamps(TimestampAuthority::new()))
+        Authority::with(Witness::Timestamps(Box::new(TimestampAuthority::new())))
     }
 
     fn with(witness: Witness) -> Authority {
