@@ -33,7 +33,7 @@ use timestamp::TimestampAuthority;
 pub const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 /// What `actions/attest-build-provenance` states of an image.
 pub const PROVENANCE: &str = "https://slsa.dev/provenance/v1";
-/// What `cosign sign` states of an image from version 3 on. (cosign, `pkg/types/predicate.go`)
+/// What `cosign sign` states of an image from version 3 on. (cosign, `cmd/cosign/cli/sign/sign.go`)
 pub const IMAGE_SIGNATURE: &str = "https://sigstore.dev/cosign/sign/v1";
 
 /// How long a certificate is valid. (sigstore/fulcio, `docs/how-certificate-issuing-works.md`)
