@@ -119,14 +119,12 @@ impl Attestations {
             let message = "Authentication information is not given in the correct format.";
             return storage_error(400, "InvalidAuthenticationInfo", message);
         }
-        let places = self.all.iter().enumerate().map(|(index, attestation)| {
-            let place = self.place(index, attestation.repository);
-            (place, attestation)
+        let mut stored = self.all.iter().enumerate().map(|(index, attestation)| {
+            let (path, signature) = self.place(index, attestation.repository);
+            (path, signature, attestation)
         });
-        let found = places
-            .into_iter()
-            .find(|((path, _), _)| path == request.uri().path());
-        let Some(((_, signature), attestation)) = found else {
+        let found = stored.find(|(path, _, _)| path == request.uri().path());
+        let Some((_, signature, attestation)) = found else {
             return storage_error(404, "BlobNotFound", "The specified blob does not exist.");
         };
         let parameters = query(&request.uri().to_string());
@@ -164,43 +162,12 @@ impl State {
 
     /// The list of attestations at this path.
     pub(super) fn list_attestations(&self, request: &Admitted) -> Reply {
+        let not_found = || error(404, "Not Found");
         let path = request.uri.path();
         let segments: Vec<_> = path.split('/').skip(1).map(percent_decoded).collect();
         let segments: Vec<_> = segments.iter().map(String::as_str).collect();
-        let not_found = || error(404, "Not Found");
-        let is_named = |it: &&Repository, owner: &str, name: &str| {
-            it.owner.eq_ignore_ascii_case(owner) && it.name.eq_ignore_ascii_case(name)
-        };
-        let mut repositories = self.attestations.repositories.iter();
-        // Links between pages name owners and repositories by number.
-        let (of_repository, owner, link) = match segments.as_slice() {
-            [kind, id, "attestations", _] if *kind != "repositories" => {
-                match self.owner(kind, id) {
-                    Some(owner) => (None, owner, (owner.kind.by_number(), owner.number)),
-                    None => return not_found(),
-                }
-            }
-            ["repos", owner, name, "attestations", _] => {
-                match repositories.find(|it| is_named(it, owner, name)) {
-                    Some(it) => (
-                        Some(it.number),
-                        self.owner_of(it),
-                        ("repositories", it.number),
-                    ),
-                    None => return not_found(),
-                }
-            }
-            ["repositories", number, "attestations", _] => {
-                match repositories.find(|it| it.number.to_string() == *number) {
-                    Some(it) => (
-                        Some(it.number),
-                        self.owner_of(it),
-                        ("repositories", it.number),
-                    ),
-                    None => return not_found(),
-                }
-            }
-            _ => return not_found(),
+        let Some((owner, of_repository)) = self.asked(&segments) else {
+            return not_found();
         };
         if request.method != Method::GET {
             return not_found();
@@ -216,7 +183,7 @@ impl State {
             let repository = self.attestations.repository_of(attestation);
             attestation.digest == digest
                 && repository.owner == owner.login
-                && of_repository.is_none_or(|number| number == repository.number)
+                && of_repository.is_none_or(|it| it.number == repository.number)
                 && (!repository.is_private || self.may_read(owner, request.has_token))
                 && predicate_type.is_none_or(|filter| is_of_type(&attestation.bundle, filter))
         };
@@ -237,14 +204,34 @@ impl State {
             true => usize::MAX,
             false => newest_first.len(),
         };
-        let (kind, number) = link;
+        // Links between pages name owners and repositories by number.
+        let (kind, number) = match of_repository {
+            Some(repository) => ("repositories", repository.number),
+            None => (owner.kind.by_number(), owner.number),
+        };
         let resource = format!("{}/{kind}/{number}/attestations/{digest}", self.url);
         self.page_by_cursor(request, &resource, count, item)
     }
 
-    fn owner_of(&self, repository: &Repository) -> &Owner {
-        let owner = self.owners.iter().find(|it| it.login == repository.owner);
-        owner.expect("the owner that it was created for")
+    /// The owner that a path names, and the repository if it names one: by name, or by number as in the links between pages.
+    fn asked(&self, segments: &[&str]) -> Option<(&Owner, Option<&Repository>)> {
+        let is_asked = |it: &&Repository| match segments {
+            ["repos", owner, name, ..] => {
+                it.owner.eq_ignore_ascii_case(owner) && it.name.eq_ignore_ascii_case(name)
+            }
+            ["repositories", number, ..] => it.number.to_string() == *number,
+            _ => false,
+        };
+        match segments {
+            ["repos" | "repositories", ..] => {
+                let repository = self.attestations.repositories.iter().find(is_asked)?;
+                let mut owners = self.owners.iter();
+                let owner = owners.find(|it| it.login == repository.owner)?;
+                Some((owner, Some(repository)))
+            }
+            [kind, id, ..] => Some((self.owner(kind, id)?, None)),
+            _ => None,
+        }
     }
 
     /// Whether the token may read the owner's private repositories.
