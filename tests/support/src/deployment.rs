@@ -218,6 +218,7 @@ impl Deployment {
             &self.ghcr.server,
             &self.ghcr.storage,
             &self.github.server,
+            &self.github.storage,
             &self.ecr.server,
             &self.aws.server,
             &self.sqs.server,

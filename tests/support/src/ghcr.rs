@@ -622,7 +622,7 @@ fn closed_range(value: &str) -> Option<(u64, u64)> {
 }
 
 /// An error in the words of Azure's blob storage.
-fn storage_error(status: u16, code: &str, message: &str) -> Reply {
+pub(crate) fn storage_error(status: u16, code: &str, message: &str) -> Reply {
     let body = format!(
         r#"<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>{message}</Message></Error>"#
     );

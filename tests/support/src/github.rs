@@ -1,6 +1,7 @@
-//! GitHub's REST API for packages: the container packages of an owner, and the versions of a package.
+//! GitHub's REST API for packages: the container packages of an owner, and the versions of a package; and for artifact attestations.
 //! (GitHub documentation, "REST API endpoints for packages", "Using pagination in the REST API", "Rate limits for the REST API")
 
+mod attestations;
 mod grant;
 #[cfg(test)]
 mod tests;
@@ -9,7 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, RETRY_AFTER, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, RETRY_AFTER, USER_AGENT};
 use hyper::{Method, Uri};
 use serde_json::{Value, json};
 
@@ -29,14 +30,18 @@ const RATE_LIMIT: usize = 5_000;
 /// The account that the accepted tokens belong to until [`GitHub::set_token_owner`] names another. It has no packages.
 const MACHINE_ACCOUNT: &str = "machine-account";
 
+const API_VERSION: HeaderName = HeaderName::from_static("x-github-api-version");
+
 const DOCUMENTATION: &str = "https://docs.github.com/rest";
 const WEB_SITE: &str = "https://github.com";
 
-/// The API at one host. Every request needs a token.
+/// The API at one host. Every request needs a token, but those for attestations of public repositories.
 #[derive(Clone)]
 pub struct GitHub {
     /// URL, request log and faults; the URL is the one for `GITHUB_API_URL`.
     pub server: Server,
+    /// Another host, which has the bundles of attestations.
+    pub storage: Server,
     state: Arc<Mutex<State>>,
 }
 
@@ -45,6 +50,7 @@ struct State {
     owners: Vec<Owner>,
     accepted_tokens: BTreeSet<String>,
     grant: grant::Grant,
+    attestations: attestations::Attestations,
     /// The login of the account that the tokens belong to.
     token_owner: String,
     requests_left: usize,
@@ -56,6 +62,15 @@ struct State {
     endless: bool,
     /// Versions put so far, which serve as a clock.
     pushes: usize,
+}
+
+/// A request that has an accepted token, or none where none is needed.
+struct Admitted<'a> {
+    method: &'a Method,
+    uri: &'a Uri,
+    has_token: bool,
+    /// The version of the API that it asks for.
+    version: Option<&'a str>,
 }
 
 /// The primary rate limit was reached.
@@ -122,6 +137,7 @@ impl GitHub {
             owners: Vec::new(),
             accepted_tokens: BTreeSet::from([Ghcr::TOKEN.into()]),
             grant: grant::Grant::default(),
+            attestations: attestations::Attestations::default(),
             token_owner: MACHINE_ACCOUNT.into(),
             requests_left: RATE_LIMIT,
             exhausted: None,
@@ -137,8 +153,19 @@ impl GitHub {
             async move { answer }
         })
         .await;
+        let shared = state.clone();
+        let storage = Server::start(move |request| {
+            let answer = lock(&shared).attestations.stored(&request);
+            async move { answer }
+        })
+        .await;
         lock(&state).url = server.url();
-        let github = GitHub { server, state };
+        lock(&state).attestations.set_storage(storage.url());
+        let github = GitHub {
+            server,
+            storage,
+            state,
+        };
         github.put_user(MACHINE_ACCOUNT);
         github
     }
@@ -298,7 +325,7 @@ impl State {
     }
 
     fn answer(&mut self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Reply {
-        let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let header = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         if header(USER_AGENT).is_none_or(str::is_empty) {
             let message = "Request forbidden by administrative rules. Please make sure your request has a User-Agent header.\n";
             return reply(403, &[("content-type", "text/html".into())], message);
@@ -314,20 +341,31 @@ impl State {
                 "Unsupported 'Accept' header. Must accept 'application/json'.",
             );
         }
-        let Some(authorization) = header(AUTHORIZATION) else {
-            return error(401, "Requires authentication");
+        let has_token = match header(AUTHORIZATION) {
+            Some(authorization) => {
+                let token = authorization.strip_prefix("Bearer ").unwrap_or_default();
+                if !self.accepted_tokens.contains(token) {
+                    return error(401, "Bad credentials");
+                }
+                true
+            }
+            None if attestations::is_of_attestations(uri.path()) => false,
+            None => return error(401, "Requires authentication"),
         };
-        let token = authorization.strip_prefix("Bearer ").unwrap_or_default();
-        if !self.accepted_tokens.contains(token) {
-            return error(401, "Bad credentials");
+        let mut answer = self.admitted(&Admitted {
+            method,
+            uri,
+            has_token,
+            version: header(API_VERSION),
+        });
+        if has_token {
+            self.grant.tell(&mut answer);
         }
-        let mut answer = self.admitted(method, uri);
-        self.grant.tell(&mut answer);
         answer
     }
 
-    /// The answer to a token that is accepted.
-    fn admitted(&mut self, method: &Method, uri: &Uri) -> Reply {
+    /// The answer to a request that is let in.
+    fn admitted(&mut self, request: &Admitted) -> Reply {
         if let (times @ 1.., retry_after) = self.secondary_limit {
             self.secondary_limit = (times - 1, retry_after);
             return secondary_refusal(retry_after);
@@ -341,7 +379,7 @@ impl State {
             status: 403,
             reset: now + 3600,
         };
-        if uri.path() == "/rate_limit" {
+        if request.uri.path() == "/rate_limit" {
             let exhausted = self.exhausted.as_ref();
             return grant::rate_limit(self.requests_left, exhausted, in_an_hour.reset);
         }
@@ -353,7 +391,11 @@ impl State {
             return with_rate_limit(answer, 0, reset);
         }
         self.requests_left -= 1;
-        with_rate_limit(self.resource(method, uri), self.requests_left, now + 3600)
+        let answer = match attestations::is_of_attestations(request.uri.path()) {
+            true => self.list_attestations(request),
+            false => self.resource(request.method, request.uri),
+        };
+        with_rate_limit(answer, self.requests_left, now + 3600)
     }
 
     fn resource(&self, method: &Method, uri: &Uri) -> Reply {

@@ -33,7 +33,7 @@ use timestamp::TimestampAuthority;
 pub const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 /// What `actions/attest-build-provenance` states of an image.
 pub const PROVENANCE: &str = "https://slsa.dev/provenance/v1";
-/// What `cosign sign` states of an image from version 3 on. (cosign, `pkg/types/predicate.go`)
+/// What `cosign sign` states of an image from version 3 on. (cosign, `cmd/cosign/cli/sign/sign.go`)
 pub const IMAGE_SIGNATURE: &str = "https://sigstore.dev/cosign/sign/v1";
 
 /// How long a certificate is valid. (sigstore/fulcio, `docs/how-certificate-issuing-works.md`)
@@ -48,7 +48,7 @@ pub struct Authority {
 /// Who says when a signature was made.
 enum Witness {
     Log(Log),
-    Timestamps(TimestampAuthority),
+    Timestamps(Box<TimestampAuthority>),
 }
 
 impl Authority {
@@ -65,7 +65,7 @@ impl Authority {
     /// An instance with a timestamp authority (RFC 3161) in place of a log, as GitHub's own one that attests for private repositories.
     /// (GitHub documentation, "Verifying attestations offline")
     pub fn without_log() -> Authority {
-        Authority::with(Witness::Timestamps(TimestampAuthority::new()))
+        Authority::with(Witness::Timestamps(Box::new(TimestampAuthority::new())))
     }
 
     fn with(witness: Witness) -> Authority {

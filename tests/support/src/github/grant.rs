@@ -27,6 +27,12 @@ impl Default for Grant {
 }
 
 impl Grant {
+    /// Whether the tokens have this scope, or are of a kind that has none.
+    pub(super) fn has(&self, scope: &str) -> bool {
+        let scopes = self.scopes.as_ref();
+        scopes.is_none_or(|scopes| scopes.split(',').any(|it| it.trim() == scope))
+    }
+
     pub(super) fn tell(&self, answer: &mut Reply) {
         let headers = answer.headers_mut();
         if let Some(scopes) = &self.scopes {

@@ -1,5 +1,7 @@
 use super::*;
 use crate::http::client::{Answer, get};
+use crate::image::digest;
+use crate::sigstore::{IMAGE_SIGNATURE, Key, PROVENANCE};
 
 const PACKAGES: &str = "packages?package_type=container";
 
@@ -137,4 +139,150 @@ async fn a_version_has_the_time_that_was_set_or_none() {
         assert_eq!(created_at().await, json!(time));
     }
     assert_eq!(ago(day).len(), "2026-11-20T08:15:00Z".len());
+}
+
+/// Bundles of provenance, newest last, and the digest that they are of; each is stored as an attestation by `acme/api`.
+fn attest(github: &GitHub, count: usize) -> (String, Vec<Value>) {
+    let (image, key) = (digest(b"image"), Key::p256());
+    let bundles: Vec<_> = (0..count).map(|_| key.bundle(&image, PROVENANCE)).collect();
+    for bundle in &bundles {
+        github.put_attestation("acme", "api", &image, bundle);
+    }
+    (image, bundles)
+}
+
+/// Gets a path without a token, in this version of the API.
+async fn ask_anonymously(github: &GitHub, path: &str, version: &str) -> Answer {
+    let url = format!("{}{path}", github.server.url());
+    let headers = [("user-agent", "x"), ("accept", "*/*")];
+    get(
+        &url,
+        &[&headers[..], &[("x-github-api-version", version)]].concat(),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn attestations_of_a_public_repository_are_listed_for_everybody() {
+    let github = api().await;
+    let (image, bundles) = attest(&github, 1);
+    let (other, unknown) = (digest(b"other"), digest(b"unknown"));
+    github.put_attestation("octocat", "app", &other, &bundles[0]);
+    for (path, status) in [
+        (format!("/orgs/Acme/attestations/{image}"), 200),
+        (format!("/repos/acme/API/attestations/{image}"), 200),
+        (format!("/users/octocat/attestations/{other}"), 200),
+        (format!("/users/acme/attestations/{image}"), 404),
+        (format!("/orgs/octocat/attestations/{other}"), 404),
+        (format!("/orgs/acme/attestations/{other}"), 404),
+        (format!("/repos/acme/other/attestations/{image}"), 404),
+        (format!("/orgs/acme/attestations/{unknown}"), 404),
+        ("/orgs/acme/attestations/sha256:1".to_owned(), 422),
+    ] {
+        let anonymous = ask_anonymously(&github, &path, "2022-11-28").await;
+        assert_eq!(anonymous.status(), status, "{path}");
+        assert_eq!(ask(&github, &path).await.status(), status, "{path}");
+    }
+    // What looks alike needs a token.
+    let packages = "/orgs/acme/packages/container/attestations/versions";
+    let anonymous = ask_anonymously(&github, packages, "2022-11-28").await;
+    assert_eq!(anonymous.status(), 401);
+    github.accept_tokens(&[]);
+    let path = format!("/orgs/acme/attestations/{image}");
+    assert_eq!(ask(&github, &path).await.status(), 401, "a bad token");
+}
+
+#[tokio::test]
+async fn attestations_of_a_private_repository_are_listed_for_a_token_that_reads_it() {
+    let github = api().await;
+    let (image, bundles) = attest(&github, 1);
+    github.put_attestation("octocat", "app", &image, &bundles[0]);
+    github.set_repository_private("acme", "api", true);
+    github.set_repository_private("octocat", "app", true);
+    let organization = format!("/orgs/acme/attestations/{image}");
+    let user = format!("/users/octocat/attestations/{image}");
+    for path in [&organization, &user] {
+        let anonymous = ask_anonymously(&github, path, "2022-11-28").await;
+        assert_eq!(anonymous.status(), 404);
+        assert_eq!(ask(&github, path).await.status(), 404, "read:packages only");
+    }
+    for scopes in [Some("read:packages, repo"), None] {
+        github.set_scopes(scopes);
+        assert_eq!(ask(&github, &organization).await.status(), 200);
+        assert_eq!(ask(&github, &user).await.status(), 404, "another account");
+    }
+    github.set_token_owner("octocat");
+    assert_eq!(ask(&github, &user).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_bundle_is_in_the_list_or_compressed_in_the_storage() {
+    let github = api().await;
+    let (image, bundles) = attest(&github, 1);
+    let path = format!("/orgs/acme/attestations/{image}");
+    let list = async |version| {
+        let answer = ask_anonymously(&github, &path, version).await;
+        answer.json()["attestations"][0].clone()
+    };
+    let listed = list("2022-11-28").await;
+    assert!(listed.get("bundle").is_some_and(Value::is_null), "{listed}");
+    github.set_inline(true);
+    assert_eq!(list("2022-11-28").await["bundle"], bundles[0]);
+    let listed = list("2026-03-10").await;
+    assert!(listed.get("bundle").is_none(), "{listed}");
+
+    let url = listed["bundle_url"].as_str().expect("a URL");
+    assert!(!url.starts_with(&github.server.url()), "another host");
+    let stored = get(url, &[]).await;
+    let content_type = stored.header("content-type");
+    assert_eq!(
+        (stored.status(), content_type),
+        (200, "application/x-snappy")
+    );
+    let bundle = snap::raw::Decoder::new().decompress_vec(stored.bytes());
+    let bundle: Value = serde_json::from_slice(&bundle.expect("a block")).expect("JSON");
+    assert_eq!(bundle, bundles[0]);
+    let unsigned = url.split('?').next().expect("a path");
+    assert_eq!(get(unsigned, &[]).await.status(), 403);
+    let answer = get(url, &[("authorization", "Bearer x")]).await;
+    assert_eq!(answer.status(), 400);
+}
+
+#[tokio::test]
+async fn attestations_are_filtered_and_paged_with_cursors() {
+    let github = api().await;
+    let (image, bundles) = attest(&github, 5);
+    let signature = Key::p256().bundle(&image, IMAGE_SIGNATURE);
+    github.put_attestation("acme", "other", &image, &signature);
+    github.set_inline(true);
+    let path = format!("/orgs/acme/attestations/{image}");
+    let listed = |answer: &Answer| -> Vec<Value> {
+        let list = answer.json()["attestations"].as_array().cloned();
+        let list = list.unwrap_or_default().into_iter();
+        list.map(|it| it["bundle"].clone()).collect()
+    };
+    let newest_first: Vec<_> = bundles.iter().rev().cloned().collect();
+    let filter = "per_page=2&predicate_type=provenance";
+    let mut pages = vec![ask(&github, &format!("{path}?{filter}")).await];
+    while let Some(url) = next(&pages[pages.len() - 1]) {
+        assert!(!url.contains("acme") && url.contains("after="), "{url}");
+        pages.push(ask(&github, &url).await);
+    }
+    let all: Vec<_> = pages.iter().flat_map(listed).collect();
+    assert_eq!((pages.len(), all), (3, newest_first));
+    let link = pages[2].header("link");
+    let previous = link.trim_start_matches('<').split('>').next();
+    let previous = ask(&github, previous.expect("a URL")).await;
+    assert_eq!(listed(&previous), listed(&pages[1]));
+
+    for (filter, count) in [(IMAGE_SIGNATURE, 1), (PROVENANCE, 5), ("sbom", 0)] {
+        let answer = ask(&github, &format!("{path}?predicate_type={filter}")).await;
+        assert_eq!(listed(&answer).len(), count, "{filter}");
+    }
+    let wrong = ask(&github, &format!("{path}?after=x")).await;
+    assert_eq!(wrong.status(), 422);
+    github.set_endless(true);
+    let endless = ask(&github, &format!("{path}?per_page=1000")).await;
+    assert_eq!(listed(&endless).len(), 100);
+    assert!(next(&endless).is_some());
 }

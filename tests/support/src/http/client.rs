@@ -19,6 +19,10 @@ impl Answer {
         value.map_or("", |value| value.to_str().expect("a text header"))
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.body()
+    }
+
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(self.0.body()).into_owned()
     }

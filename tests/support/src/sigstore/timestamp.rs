@@ -9,7 +9,7 @@ use cms::signed_data::{
 };
 use der::asn1::{GeneralizedTime, ObjectIdentifier, OctetString, SetOfVec};
 use der::{Any, Decode, Encode, Sequence, Tag};
-use rcgen::{Certificate, DnType, ExtendedKeyUsagePurpose, KeyPair};
+use rcgen::{Certificate, CustomExtension, DnType, KeyPair};
 use serde_json::Value;
 use x509_cert::attr::Attribute;
 use x509_cert::spki::AlgorithmIdentifierOwned;
@@ -27,6 +27,9 @@ const SIGNING_CERTIFICATE: ObjectIdentifier =
     ObjectIdentifier::new_unwrap("1.2.840.113549.1.9.16.2.47");
 /// Sigstore's policy for timestamps. (sigstore/timestamp-authority)
 const POLICY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.57264.2");
+
+const TIME_STAMPING: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.8");
+const EXTENDED_KEY_USAGE: [u64; 4] = [2, 5, 29, 37];
 
 /// A key that is certified for timestamps, and by whom.
 pub(super) struct TimestampAuthority {
@@ -87,7 +90,7 @@ impl TimestampAuthority {
         let mut parameters = certificate::parameters(start, century);
         let subject = &mut parameters.distinguished_name;
         subject.push(DnType::CommonName, "timestamp signer");
-        parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::TimeStamping];
+        parameters.custom_extensions = vec![usage()];
         TimestampAuthority {
             certificate: certificates.issue(&parameters, &key),
             certificates,
@@ -162,6 +165,14 @@ impl TimestampAuthority {
             unsigned_attrs: None,
         })
     }
+}
+
+/// The extended key usage, which must be this alone and critical. (RFC 3161, 2.3)
+fn usage() -> CustomExtension {
+    let usages = vec![TIME_STAMPING].to_der().expect("identifiers in DER");
+    let mut extension = CustomExtension::from_oid_content(&EXTENDED_KEY_USAGE, usages);
+    extension.set_criticality(true);
+    extension
 }
 
 fn algorithm(identifier: ObjectIdentifier) -> AlgorithmIdentifierOwned {
