@@ -162,7 +162,9 @@ fn reason(error: &Error) -> String {
         Error::Certificate(
             CertificateError::ChainInvalid(_) | CertificateError::NoValidAuthority { .. },
         )
-        | Error::TransparencyLog(TransparencyLogError::UnknownLog { .. })
+        | Error::TransparencyLog(
+            TransparencyLogError::UnknownLog { .. } | TransparencyLogError::InclusionPromise(_),
+        )
         | Error::Timestamp(TimestampError::Invalid(_)) => {
             format!(
                 "no trusted root vouches for it ({text}); where Sigstore's roots have changed, set TRUSTED_ROOT"

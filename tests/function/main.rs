@@ -48,6 +48,7 @@ mod referrers;
 mod refused_runs;
 mod registries;
 mod repositories;
+mod require;
 mod rotation;
 mod scenario;
 mod schedule;

@@ -10,6 +10,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use hyper::http::request::Parts;
@@ -51,6 +52,7 @@ pub struct Message {
     /// In seconds, as set by `ChangeMessageVisibility` since the message was last received.
     pub visibility_timeout: Option<i32>,
     sequence_number: String,
+    sent_at: SystemTime,
     /// From the last receive; `None` unless the message is in flight.
     receipt_handle: Option<String>,
 }
@@ -311,18 +313,20 @@ impl Message {
                 (name, value)
             })
             .collect();
+        let sent_at = self.sent_at.duration_since(UNIX_EPOCH);
+        let sent_at = sent_at.expect("a time after 1970").as_millis();
         let record = json!({
             "messageId": self.id,
             "receiptHandle": receipt_handle,
             "body": self.body,
             "attributes": {
                 "ApproximateReceiveCount": self.receive_count.to_string(),
-                "SentTimestamp": "1795248000000",
+                "SentTimestamp": sent_at.to_string(),
                 "SequenceNumber": self.sequence_number,
                 "MessageGroupId": self.group,
                 "SenderId": "AROAIWPX5BD2BHG722MW4:ghcr-to-ecr",
                 "MessageDeduplicationId": self.deduplication_id,
-                "ApproximateFirstReceiveTimestamp": "1795248000001",
+                "ApproximateFirstReceiveTimestamp": (sent_at + 1).to_string(),
             },
             "messageAttributes": attributes,
             "eventSource": "aws:sqs",
@@ -439,6 +443,7 @@ impl State {
             receive_count: 0,
             visibility_timeout: None,
             sequence_number,
+            sent_at: SystemTime::now(),
             receipt_handle: None,
         });
         self.issued = number;
