@@ -113,9 +113,9 @@ pub mod github;
 
 pub mod aws;
 
-pub mod verification;
-
 pub mod config;
+
+pub mod verification;
 
 pub mod rules;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Each module and the other modules of this crate that it may use.
-const IMPORTS: [(&str, &[&str]); 41] = [
+const IMPORTS: [(&str, &[&str]); 44] = [
     (
         "main",
         &[
@@ -242,6 +242,10 @@ const IMPORTS: [(&str, &[&str]); 41] = [
         ],
     ),
     (
+        "roots_in_force",
+        &["aws", "config", "error", "kept", "verification"],
+    ),
+    (
         "rules_in_force",
         &["aws", "config", "endpoint", "error", "kept", "rules"],
     ),
@@ -263,7 +267,8 @@ const IMPORTS: [(&str, &[&str]); 41] = [
         &["error", "link", "manifest", "redaction", "token"],
     ),
     ("aws", &["endpoint", "error", "kept", "manifest", "rules"]),
-    ("config", &["endpoint", "error", "rules"]),
+    ("config", &["endpoint", "error", "rules", "verification"]),
+    ("verification", &["manifest", "public_key", "rules"]),
     (
         "rules",
         &[
@@ -288,6 +293,7 @@ const IMPORTS: [(&str, &[&str]); 41] = [
     ("allowance", &["manifest"]),
     ("observer", &["manifest"]),
     ("kept", &["error"]),
+    ("public_key", &["manifest"]),
     ("redaction", &[]),
     ("manifest", &[]),
     ("link", &[]),

@@ -21,6 +21,9 @@ async fn requiring(require: &Value, authority: &Authority, with_queue: bool) -> 
     }
 }
 
+/// Makes the bundle for a digest.
+type Bundle<'a> = Box<dyn Fn(&str) -> Value + 'a>;
+
 fn attested() -> Value {
     json!({"attestation": {}})
 }
@@ -34,7 +37,7 @@ fn put_bundle(scenario: &Scenario, image: &Image, bundle: &Value) {
 }
 
 fn put_signatures(scenario: &Scenario, image: &Image, signatures: &[(Vec<u8>, String)]) {
-    let tag = Signer::Cosign2Signature.tag(&image.top).unwrap();
+    let tag = Signer::Cosign2Signature.tag(&image.top).expect("a tag");
     let signed = Image::cosign_signatures(signatures);
     scenario.ghcr.put_image(REPOSITORY, &tag, &signed);
 }
@@ -118,7 +121,7 @@ async fn every_claim_that_is_not_as_required_is_named() {
     }});
     let scenario = requiring(&require, &authority, false).await;
     let other = Authority::new();
-    let cases: Vec<(&str, Box<dyn Fn(&str) -> Value>, &str)> = vec![
+    let cases: Vec<(&str, Bundle<'_>, &str)> = vec![
         (
             "another image",
             Box::new(|_| authority.attest(&Attestation::of(&small_image().top))),
