@@ -78,11 +78,11 @@ stay_connected() {
 assume_role() {
   local identity credentials subject
   [ -n "${ACTIONS_ID_TOKEN_REQUEST_URL-}" ] && [ -n "${ACTIONS_ID_TOKEN_REQUEST_TOKEN-}" ] ||
-    fail 'GitHub gives this job no identity token, which `role` needs: add `id-token: write` to the permissions of the job'
+    fail "GitHub gives this job no identity token, which \`role\` needs: add \`id-token: write\` to the permissions of the job"
   identity=$(printf 'url = "%s&audience=sts.amazonaws.com"\nheader = "Authorization: Bearer %s"\n' \
     "$ACTIONS_ID_TOKEN_REQUEST_URL" "$ACTIONS_ID_TOKEN_REQUEST_TOKEN" |
     curl --silent --show-error --fail --max-time 30 --retry 3 --config - 2>"$private/problem" | jq -r '.value // empty') ||
-    fail "GitHub gave no identity token: $(cat "$private/problem")"
+    fail "GitHub gave no identity token: $(problem)"
   [ -n "$identity" ] || fail 'GitHub gave no identity token: its answer has none'
   mask "$identity"
   unset AWS_PROFILE AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN
@@ -174,7 +174,7 @@ copy() {
 for command in aws curl jq; do
   command -v "$command" >/dev/null || fail "this runner has no $command, which the step needs"
 done
-[ -n "${INPUT_FUNCTION-}" ] || fail '`function` is empty: name the copy function, an output of the stack'
+[ -n "${INPUT_FUNCTION-}" ] || fail "\`function\` is empty: name the copy function, an output of the stack"
 [[ $INPUT_ATTEMPTS =~ ^[1-9][0-9]?$ ]] || fail "\`attempts\` is '$INPUT_ATTEMPTS': expected a number from 1 to 99"
 case $INPUT_FUNCTION in
   arn:*) region_of_function=$(printf '%s' "$INPUT_FUNCTION" | cut -d: -f4) ;;

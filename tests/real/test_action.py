@@ -21,7 +21,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from conftest import CHECKOUT
+from conftest import CHECKOUT, registry
 
 ACTION = yaml.safe_load((CHECKOUT / "action.yml").read_text())
 # Version 2 of the AWS CLI, as GitHub's runners have it; that of tests/real/install.sh.
@@ -85,7 +85,7 @@ class Services:
         self.complaints: list[str] = []
         self.secrets = [TOKEN, REQUEST_TOKEN]
         # What the job has without a role.
-        self.given: Credentials | None = None
+        self.given = Credentials("AKIATESTTESTTESTTEST", "secret+key/of/the+job0000000000000000000", None)
 
     def identity(self, query: dict, headers) -> tuple[int, dict, str]:
         assert query == {"api-version": ["2.0"], "audience": ["sts.amazonaws.com"]}, query
@@ -227,10 +227,9 @@ def read_log(lines: list[str], secrets: list[str]) -> tuple[list[tuple[str, str]
             assert not unmasked, text
             stopped = None if text.strip() == f"::{stopped}::" else stopped
             continue
-        assert "##[" not in text, text
         command = re.match(r"\s*::(?P<name>[\w-]+)(?: (?P<properties>[^:]*))?::(?P<value>.*)$", text)
         if not command:
-            assert not text.lstrip().startswith("::"), text
+            assert not text.lstrip().startswith("::") and "##[" not in text, text
             assert not unmasked, text
             continue
         value = command["value"].replace("%0A", "\n").replace("%0D", "\r").replace("%25", "%")
@@ -312,6 +311,8 @@ def action(services, tmp_path):
             "GITHUB_ACTION_PATH": str(checkout), "GITHUB_RUN_ID": "4711", "RUNNER_OS": "Linux", "RUNNER_ENVIRONMENT": "github-hosted",
             "ACTIONS_ID_TOKEN_REQUEST_URL": f"{services.url}/identity?api-version=2.0",
             "ACTIONS_ID_TOKEN_REQUEST_TOKEN": REQUEST_TOKEN, "AWS_EC2_METADATA_DISABLED": "true",
+            # A role comes before them.
+            "AWS_ACCESS_KEY_ID": services.given.access_key, "AWS_SECRET_ACCESS_KEY": services.given.secret_key,
             **{name: str(path) for name, path in files.items()},
             **{name: filled(text, values) for name, text in step["env"].items()}, **environment}
         done = subprocess.run(
@@ -344,7 +345,8 @@ def action(services, tmp_path):
     return run
 
 
-WITH_A_ROLE = {"function": FUNCTION, "role": ROLE, "tags": TAGS, "digest": DIGEST}
+PUSHED = {"function": FUNCTION, "tags": TAGS, "digest": DIGEST}
+WITH_A_ROLE = PUSHED | {"role": ROLE}
 
 
 def test_what_was_pushed_is_copied_with_a_role_and_a_lent_token(action, services):
@@ -366,10 +368,8 @@ def test_what_was_pushed_is_copied_with_a_role_and_a_lent_token(action, services
 
 
 def test_without_a_role_the_jobs_own_credentials_are_used(action, services):
-    services.given = Credentials("AKIATESTTESTTESTTEST", "secret+key/of/the+job0000000000000000000", None)
     services.answers = [report(outcome="current")]
-    step = action({"function": FUNCTION, "source": "ghcr.io/acme/api:1.2.3"}, AWS_ACCESS_KEY_ID=services.given.access_key,
-                  AWS_SECRET_ACCESS_KEY=services.given.secret_key, ACTIONS_ID_TOKEN_REQUEST_URL=None)
+    step = action({"function": FUNCTION, "source": "ghcr.io/acme/api:1.2.3"}, ACTIONS_ID_TOKEN_REQUEST_URL=None)
     assert (step.status, step.outputs["outcome"]) == (0, "current"), step.text
     assert services.events == [{"source": "ghcr.io/acme/api:1.2.3"}]
     assert step.masks == []
@@ -377,7 +377,7 @@ def test_without_a_role_the_jobs_own_credentials_are_used(action, services):
 
 def test_on_a_machine_of_ones_own_nothing_of_the_system_is_changed(action, services):
     services.answers = [report()]
-    step = action(WITH_A_ROLE, RUNNER_ENVIRONMENT="self-hosted")
+    step = action(PUSHED, RUNNER_ENVIRONMENT="self-hosted")
     assert (step.status, step.started("sudo")) == (0, [])
 
 
@@ -401,7 +401,7 @@ def test_on_a_machine_of_ones_own_nothing_of_the_system_is_changed(action, servi
 ])
 def test_inputs_become_direct_events(action, services, inputs, events, tmp_path):
     services.answers = [report() for _ in events]
-    step = action({"function": FUNCTION, "role": ROLE} | inputs)
+    step = action({"function": FUNCTION} | inputs)
     assert step.status == 0, step.text
     assert services.events == events
     assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
@@ -409,7 +409,7 @@ def test_inputs_become_direct_events(action, services, inputs, events, tmp_path)
 
 def test_images_of_other_registries_are_left_out_with_a_notice(action, services):
     services.answers = [report()]
-    step = action(WITH_A_ROLE | {"tags": "docker.io/acme/api:1.2.3\nghcr.io/acme/api:1.2.3\nlocalhost:5000/api:1"})
+    step = action(PUSHED | {"tags": "docker.io/acme/api:1.2.3\nghcr.io/acme/api:1.2.3\nlocalhost:5000/api:1"})
     assert services.events == [{"image": "ghcr.io/acme/api", "tags": ["1.2.3"], "digest": DIGEST}]
     (level, text), = step.annotations
     assert level == "notice" and text.endswith("docker.io/acme/api:1.2.3, localhost:5000/api:1")
@@ -438,7 +438,7 @@ def test_inputs_that_say_nothing_are_refused_before_anything_is_asked(action, se
 def test_a_failure_is_the_functions_own_sentence(action, services):
     sentence = "source ghcr.io/acme/api:1.2.3: fetch manifest: 403 DENIED: 100% of it; give the token read:packages\nsecond line"
     services.answers = [Failed("Denied", sentence)]
-    step = action(WITH_A_ROLE | {"token": TOKEN})
+    step = action(PUSHED | {"token": TOKEN})
     assert step.status == 1
     assert step.annotations == [("error", sentence.replace("\n", " "))]
     assert step.outputs["outcome"] == "failed"
@@ -449,7 +449,7 @@ def test_a_failure_is_the_functions_own_sentence(action, services):
 
 def test_one_image_that_fails_does_not_keep_the_others(action, services):
     services.answers = [Failed("NotFound", "there is no such repository"), report()]
-    step = action(WITH_A_ROLE | {"tags": "ghcr.io/acme/api:1\nghcr.io/acme/worker:1"})
+    step = action(PUSHED | {"tags": "ghcr.io/acme/api:1\nghcr.io/acme/worker:1"})
     assert (step.status, step.outputs["outcome"], step.outputs["digest"]) == (1, "failed", DIGEST)
     assert [outcome["outcome"] for outcome in json.loads(step.outputs["report"])["reports"]] == ["failed", "copied"]
 
@@ -465,7 +465,7 @@ def test_a_copy_that_its_time_did_not_suffice_for_is_resumed_at_once_with_fresh_
 
 def test_what_does_not_end_is_deferred(action, services):
     services.answers = [TIME_IS_UP] * 3
-    step = action(WITH_A_ROLE | {"attempts": "3"})
+    step = action(PUSHED | {"attempts": "3"})
     assert (step.status, step.outputs["outcome"]) == (1, "deferred")
     assert step.annotations == [("error", TIME_IS_UP.sentence)]
 
@@ -473,14 +473,14 @@ def test_what_does_not_end_is_deferred(action, services):
 def test_what_may_pass_is_tried_again_after_growing_pauses(action, services):
     services.answers = [BUSY, BUSY, Refused(500, "ServiceException", "Internal."), Failed("Transient", "GHCR does not answer")] + \
         [BUSY] * 3 + [report()]
-    step = action(WITH_A_ROLE)
+    step = action(PUSHED)
     assert (step.status, step.outputs["outcome"]) == (0, "copied"), step.text
     assert step.started("sleep") == [["5"], ["10"], ["20"], ["40"], ["60"], ["60"], ["60"]]
 
 
 def test_what_does_not_pass_ends_with_lambdas_words(action, services):
     services.answers = [BUSY] * 2
-    step = action(WITH_A_ROLE | {"attempts": "2"})
+    step = action(PUSHED | {"attempts": "2"})
     (level, text), = step.annotations
     assert step.status == 1 and "(TooManyRequestsException)" in text and FUNCTION in text
     assert json.loads(step.outputs["report"])["error_kind"] == "Transient"
@@ -489,7 +489,7 @@ def test_what_does_not_pass_ends_with_lambdas_words(action, services):
 @pytest.mark.parametrize(("kind", "named"), [("AccessDeniedException", "Denied"), ("ResourceNotFoundException", "NotFound")])
 def test_a_refused_invocation_is_not_repeated(action, services, kind, named):
     services.answers = [Refused(403 if named == "Denied" else 404, kind, f"not for {ROLE}")]
-    step = action(WITH_A_ROLE)
+    step = action(PUSHED)
     assert step.status == 1 and len(services.events) == 1
     assert json.loads(step.outputs["report"])["error_kind"] == named
     assert FUNCTION in step.annotations[0][1]
@@ -498,7 +498,7 @@ def test_a_refused_invocation_is_not_repeated(action, services, kind, named):
 @pytest.mark.parametrize("reply", ["null", '"text"', "{}", '{"statusCode": 200}', "no JSON"])
 def test_a_reply_of_another_function_is_no_success(action, services, reply):
     services.answers = [reply]
-    step = action(WITH_A_ROLE)
+    step = action(PUSHED)
     assert step.status == 1 and "is it the copy function" in step.annotations[0][1]
 
 
@@ -506,7 +506,7 @@ def test_a_reply_of_another_function_is_no_success(action, services, reply):
                                     Failed("Runtime.ExitError", "RequestId: 1 Error: Runtime exited")])
 def test_a_function_that_lambda_ended_is_a_failure(action, services, answer):
     services.answers = [answer]
-    step = action(WITH_A_ROLE)
+    step = action(PUSHED)
     assert (step.status, step.annotations) == (1, [("error", answer.sentence)])
 
 
@@ -521,23 +521,23 @@ def test_a_role_that_does_not_trust_the_workflow_says_whom_it_has_to_trust(actio
 def test_a_job_without_the_permission_for_identity_tokens_is_told_so(action, services):
     step = action(WITH_A_ROLE, ACTIONS_ID_TOKEN_REQUEST_URL=None, ACTIONS_ID_TOKEN_REQUEST_TOKEN=None)
     (level, text), = step.annotations
-    assert step.status == 1 and "`id-token: write`" in text.replace("id-token: write", "`id-token: write`", 1).replace("``", "`")
+    assert step.status == 1 and "add `id-token: write` to the permissions of the job" in text
 
 
 def test_an_image_that_is_ignored_is_a_failure_as_it_was_asked_for_by_name(action, services):
     services.answers = [report(outcome="ignored", reason="ECR has archived it")]
-    step = action(WITH_A_ROLE)
+    step = action(PUSHED)
     assert (step.status, step.outputs["outcome"]) == (1, "ignored")
     assert step.annotations == [("error", "ghcr.io/acme/api:1.2.3 was ignored: ECR has archived it")]
     services.answers = [{"outcome": "copied", "reports": [report(), report("latest", outcome="ignored", reason="archived")]}]
-    step = action(WITH_A_ROLE)
+    step = action(PUSHED)
     assert (step.status, step.annotations) == (0, [("warning", "ghcr.io/acme/api:latest was ignored: archived")])
 
 
 def test_digests_that_differ_stand_in_the_order_of_the_destinations(action, services):
     services.answers = [{"outcome": "copied", "reports": [
         report(), report(destination=f"{REGISTRY}/lambda/api:1.2.3", digest=OTHER_DIGEST, warnings=["the index is not copied"])]}]
-    step = action(WITH_A_ROLE | {"destination": "prod/api\nlambda/api"})
+    step = action(PUSHED | {"destination": "prod/api\nlambda/api"})
     assert step.outputs["digest"].split("\n") == [DIGEST, OTHER_DIGEST]
     assert step.outputs["destination"].split("\n") == [f"{REGISTRY}/prod/api:1.2.3", f"{REGISTRY}/lambda/api:1.2.3"]
     assert step.annotations == [("warning", "the index is not copied")]
@@ -545,7 +545,7 @@ def test_digests_that_differ_stand_in_the_order_of_the_destinations(action, serv
 
 def test_a_plan_is_shown(action, services):
     services.answers = [report(outcome="planned", plan=["push blob sha256:1 (5 bytes)"])]
-    step = action(WITH_A_ROLE | {"dry-run": "true"})
+    step = action(PUSHED | {"dry-run": "true"})
     assert services.events[0]["dry_run"] is True
     assert (step.status, step.outputs["outcome"]) == (0, "planned") and "  push blob sha256:1 (5 bytes)" in step.log
 
@@ -555,19 +555,24 @@ HOSTILE = ["::add-mask::a", "x\n::set-output name=digest::evil", "x\r\n  ::error
            "EOF", "outcome<<x\nfailed\nx", "$(touch x) `touch y`"]
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_texts_stay_texts(action, services, text, tmp_path):
-    services.answers = [report(source=text, destination=text, warnings=[text], plan=[text]), Failed("Invalid", text)]
-    step = action(WITH_A_ROLE)
-    plain = re.sub(r"[\x00-\x1f\x7f-\x9f\u202e]", " ", text)
-    assert (step.status, step.annotations, step.masks[len(services.secrets) - 1:]) == (0, [("warning", plain)], [])
-    assert step.outputs["destination"] == plain and json.loads(step.outputs["report"])["warnings"] == [text]
-    shown = re.sub(r"&#\d+;", "", step.summary.split("| ---: |\n")[1])
-    assert set(re.sub("</?code>", "", shown)) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,./-|\n")
+def test_hostile_texts_stay_texts(action, services, tmp_path):
+    plain = [re.sub(r"[\x00-\x1f\x7f-\x9f\u202e]", " ", text) for text in HOSTILE]
+    services.answers = [{"outcome": "copied", "reports": [
+        report(source=text, destination=text, warnings=[text], plan=[text]) for text in HOSTILE]}]
+    step = action(PUSHED)
+    assert (step.status, step.annotations, step.masks) == (0, [("warning", text) for text in plain], [])
+    assert step.outputs["destination"].split("\n") == plain
+    assert [told["warnings"] for told in json.loads(step.outputs["report"])["reports"]] == [[text] for text in HOSTILE]
+    shown = re.sub(r"&#\d+;|</?code>", "", step.summary.split("| ---: |\n")[1])
+    assert set(shown) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ,./-|\n")
     # Six columns, whatever stands in them.
-    assert shown.split("\n")[0].count("|") == 7
-    step = action(WITH_A_ROLE)
-    assert (step.status, step.annotations) == (1, [("error", plain)])
+    assert [row.count("|") for row in shown.split("\n")[:len(HOSTILE)]] == [7] * len(HOSTILE)
+
+    services.answers = [Failed("Invalid", "\n".join(HOSTILE)), Failed("Transient", "\n".join(HOSTILE)), Failed("\n::error::x", "x")]
+    step = action(PUSHED)
+    assert (step.status, step.annotations, step.masks) == (1, [("error", " ".join(plain))], [])
+    step = action(PUSHED)
+    assert (step.status, len(step.annotations), step.masks) == (1, 1, [])
     assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
 
 
@@ -577,3 +582,24 @@ def test_every_input_reaches_the_step_and_every_output_is_written():
     assert {output["value"] for output in ACTION["outputs"].values()} == {
         f"${{{{ steps.copy.outputs.{name} }}}}" for name in ACTION["outputs"]}
     assert all(isinstance(given.get("default", ""), str) for given in ACTION["inputs"].values())
+
+
+def test_the_built_function_copies_with_the_lent_token_and_has_none_of_its_own(
+        action, services, function, destination, address, cache, tmp_path):
+    """GHCR ignores the user's name; this registry does not, and the function says `token`."""
+    with registry(address, tmp_path / "lent", "token", TOKEN) as source:
+        source.copy(f"oci:{cache / 'layout'}:debian", "acme/lent:1.2.3")
+
+        def invoked(event: dict) -> object:
+            reply = function(event, SOURCE_REGISTRY=f"http://{source.host}", GHCR_TOKEN_SECRET_ID="")
+            return Failed(reply["errorType"], reply["errorMessage"]) if "errorType" in reply else reply
+
+        inputs = {"function": FUNCTION, "role": ROLE, "tags": "ghcr.io/acme/lent:1.2.3", "destination": "lent/debian"}
+        services.answers = [invoked] * 2
+        step = action(inputs | {"token": TOKEN})
+        assert (step.status, step.outputs["outcome"]) == (0, "copied"), step.text
+        assert step.outputs["destination"] == f"{destination.host}/lent/debian:1.2.3"
+        assert destination.raw("lent/debian:1.2.3") == source.raw("acme/lent:1.2.3")
+        # What was lent is gone with the invocation.
+        step = action(inputs)
+        assert (step.status, json.loads(step.outputs["report"])["error_kind"]) == (1, "Denied"), step.text
