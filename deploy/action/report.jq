@@ -10,7 +10,7 @@ def line:
 def cell:
   line | explode
   | map(if . == 32 or (44 <= . and . <= 57) or (65 <= . and . <= 90) or (97 <= . and . <= 122) then [.] | implode else "&#\(.);" end)
-  | "<code>\(join(""))</code>";
+  | if . == [] then "" else "<code>\(join(""))</code>" end;
 
 def amount:
   if . < 1024 then "\(.) B"

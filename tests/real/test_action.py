@@ -71,6 +71,8 @@ class Refused:
 
 BUSY = Refused(429, "TooManyRequestsException", "Rate Exceeded.")
 TIME_IS_UP = Failed("Deadline", "the deadline came")
+# The connection is lost, and nothing was answered.
+LOST = object()
 
 
 class Services:
@@ -82,6 +84,7 @@ class Services:
         self.identities: list[str] = []
         self.sessions: list[Credentials] = []
         self.trusted = SUBJECT
+        self.gives_identities = True
         self.complaints: list[str] = []
         self.secrets = [TOKEN, REQUEST_TOKEN]
         # What the job has without a role.
@@ -90,6 +93,8 @@ class Services:
     def identity(self, query: dict, headers) -> tuple[int, dict, str]:
         assert query == {"api-version": ["2.0"], "audience": ["sts.amazonaws.com"]}, query
         assert headers["Authorization"] == f"Bearer {REQUEST_TOKEN}", "the request token"
+        if not self.gives_identities:
+            return 403, {}, "no"
         claims = json.dumps({"sub": SUBJECT, "aud": "sts.amazonaws.com", "jti": len(self.identities)}).encode()
         parts = [base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (b'{"alg":"RS256"}', claims, b"signature??>")]
         self.identities.append(".".join(parts))
@@ -122,6 +127,8 @@ class Services:
         self.check_signature(path, body, headers)
         self.events.append(json.loads(body))
         answer = self.answers.pop(0)
+        if answer is LOST:
+            raise ConnectionAbortedError
         if callable(answer):
             answer = answer(self.events[-1])
         match answer:
@@ -166,6 +173,9 @@ def services():
                 else:
                     assert self.command == "POST", self.command
                     status, headers, text = services.invocation(self.path, body, self.headers)
+            except ConnectionAbortedError:
+                self.close_connection = True
+                return
             except Exception as error:  # noqa: BLE001 # the test shows it
                 services.complaints.append(f"{self.command} {self.path}: {error!r}")
                 status, headers, text = 400, {}, "not understood"
@@ -374,10 +384,16 @@ def test_without_a_role_the_jobs_own_credentials_are_used(action, services):
     assert step.masks == []
 
 
-def test_on_a_machine_of_ones_own_nothing_of_the_system_is_changed(action, services):
+@pytest.mark.parametrize(("environment", "system", "changed"), [
+    ("github-hosted", "macOS", [["-n", "sysctl", "-w", "net.inet.tcp.keepidle=60000"]]),
+    # A machine of one's own is left as it is.
+    ("self-hosted", "Linux", []),
+    ("self-hosted", "macOS", []),
+])
+def test_the_connection_shows_signs_of_life_where_the_machine_is_thrown_away(action, services, environment, system, changed):
     services.answers = [report()]
-    step = action(PUSHED, RUNNER_ENVIRONMENT="self-hosted")
-    assert (step.status, step.started("sudo")) == (0, [])
+    step = action(PUSHED, RUNNER_ENVIRONMENT=environment, RUNNER_OS=system)
+    assert (step.status, step.started("sudo")) == (0, changed)
 
 
 @pytest.mark.parametrize(("inputs", "events"), [
@@ -470,7 +486,7 @@ def test_what_does_not_end_is_deferred(action, services):
 
 
 def test_what_may_pass_is_tried_again_after_growing_pauses(action, services):
-    services.answers = [BUSY, BUSY, Refused(500, "ServiceException", "Internal."), Failed("Transient", "GHCR does not answer")] + \
+    services.answers = [BUSY, LOST, Refused(500, "ServiceException", "Internal."), Failed("Transient", "GHCR does not answer")] + \
         [BUSY] * 3 + [report()]
     step = action(PUSHED)
     assert (step.status, step.outputs["outcome"]) == (0, "copied"), step.text
@@ -521,6 +537,14 @@ def test_a_job_without_the_permission_for_identity_tokens_is_told_so(action, ser
     step = action(WITH_A_ROLE, ACTIONS_ID_TOKEN_REQUEST_URL=None, ACTIONS_ID_TOKEN_REQUEST_TOKEN=None)
     (level, text), = step.annotations
     assert step.status == 1 and "add `id-token: write` to the permissions of the job" in text
+
+
+def test_that_github_gives_no_identity_token_is_said(action, services):
+    services.gives_identities = False
+    step = action(WITH_A_ROLE)
+    (level, text), = step.annotations
+    assert step.status == 1 and text.startswith("GitHub gave no identity token: ") and "403" in text
+    assert services.events == []
 
 
 def test_an_image_that_is_ignored_is_a_failure_as_it_was_asked_for_by_name(action, services):
@@ -582,6 +606,20 @@ def test_every_input_reaches_the_step_and_every_output_is_written():
     assert {output["value"] for output in ACTION["outputs"].values()} == {
         f"${{{{ steps.copy.outputs.{name} }}}}" for name in ACTION["outputs"]}
     assert all(isinstance(given.get("default", ""), str) for given in ACTION["inputs"].values())
+
+
+def test_the_page_for_workflows_has_every_input_and_output_and_its_example_uses_what_there_is():
+    page = (CHECKOUT / "docs/from-a-workflow.md").read_text()
+    rows = re.findall(r"(?m)^\| (`[^|]+) \|", page)
+    assert sorted(name for row in rows for name in re.findall("`([a-z-]+)`", row)) == sorted([*ACTION["inputs"], *ACTION["outputs"]])
+    example = yaml.safe_load(re.search(r"(?s)```yaml\n(.+?)```", page)[1])
+    job, = example["jobs"].values()
+    step, = [step for step in job["steps"] if "ghcr-to-ecr@" in step.get("uses", "")]
+    assert step["with"].keys() <= ACTION["inputs"].keys()
+    assert {name for name, given in ACTION["inputs"].items() if given.get("required")} <= step["with"].keys()
+    assert job["permissions"] == {"contents": "read", "packages": "write", "id-token": "write"}
+    used = set(re.findall(rf"steps\.{step['id']}\.outputs\.(\w+)", str(job)))
+    assert used and used <= ACTION["outputs"].keys()
 
 
 def test_the_built_function_copies_with_the_lent_token_and_has_none_of_its_own(
