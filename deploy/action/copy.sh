@@ -16,8 +16,8 @@ mask() {
   [ -z "$1" ] || printf '::add-mask::%s\n' "$(escaped "$1")"
 }
 
-# Not in the environment, which each command gets and others of this user can read.
-token=${INPUT_TOKEN-}
+# Not in the environment, which each command gets. White space is no part of a token, and the log is searched for what is masked.
+token=${INPUT_TOKEN//[[:space:]]/}
 unset INPUT_TOKEN
 mask "$token"
 
