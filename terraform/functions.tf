@@ -164,7 +164,7 @@ resource "aws_lambda_function_event_invoke_config" "copy" {
 
 resource "aws_lambda_event_source_mapping" "jobs" {
   event_source_arn = aws_sqs_queue.jobs.arn
-  function_name    = aws_lambda_function.copy.arn
+  function_name    = aws_lambda_function.copy.function_name
   # An invocation is one copy, with all of the time and bandwidth that it can have.
   batch_size              = 1
   function_response_types = ["ReportBatchItemFailures"]

@@ -76,7 +76,7 @@ locals {
 
 resource "aws_iam_role" "webhook" {
   name_prefix          = "${var.name}-webhook-"
-  description          = "What the webhook function may do, and nothing else"
+  description          = "What WebhookFunction may do, and nothing else"
   path                 = var.role_path
   permissions_boundary = local.permissions_boundary
   assume_role_policy   = local.trusts_lambda
@@ -115,7 +115,7 @@ resource "aws_iam_role_policy" "webhook" {
 
 resource "aws_iam_role" "copy" {
   name_prefix          = "${var.name}-copy-"
-  description          = "What the copy function may do, and nothing else"
+  description          = "What CopyFunction may do, and nothing else"
   path                 = var.role_path
   permissions_boundary = local.permissions_boundary
   assume_role_policy   = local.trusts_lambda

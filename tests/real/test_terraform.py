@@ -1,0 +1,645 @@
+"""The Terraform module: that it makes what the template makes, that the function takes its rules, and what the linters say."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import CHECKOUT, TOOLS, run
+from stack import Stack
+from terraform_module import MODULE, Module, Refused, blocks, nodes, parsed
+from test_template import Loader
+
+ACCOUNT, REGION, NAME = "123456789012", "eu-west-3", "mirror"
+SECRET = f"arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:ghcr/token-AbCdEf"
+KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+BUS = f"arn:aws:events:{REGION}:{ACCOUNT}:event-bus/images"
+
+# What stands for a resource of the template in Terraform. Where one side has a part of its own for what the other writes into the
+# whole, the part is named after it.
+ADDRESSES = {
+    "aws_apigatewayv2_api.webhook": "WebhookApi",
+    "aws_apigatewayv2_integration.webhook": "WebhookApi/integration",
+    "aws_apigatewayv2_route.webhook": "WebhookApi/route",
+    "aws_apigatewayv2_stage.webhook": "WebhookApiApiGatewayDefaultStage",
+    "aws_cloudwatch_dashboard.this": "Dashboard",
+    "aws_cloudwatch_event_rule.github[0]": "GitHubEvents",
+    "aws_cloudwatch_event_target.github[0]": "GitHubEvents/target",
+    "aws_cloudwatch_log_group.access": "AccessLogGroup",
+    "aws_cloudwatch_log_group.copy": "CopyLogGroup",
+    "aws_cloudwatch_log_group.webhook": "WebhookLogGroup",
+    "aws_cloudwatch_log_metric_filter.webhook_throttling": "WebhookThrottlingFilter",
+    'aws_cloudwatch_metric_alarm.of_expression["dead-letters"]': "DeadLetterAlarm",
+    'aws_cloudwatch_metric_alarm.of_expression["failures"]': "FailureAlarm",
+    'aws_cloudwatch_metric_alarm.of_expression["passing-failures"]': "PassingFailuresAlarm",
+    'aws_cloudwatch_metric_alarm.of_expression["permanent-failures"]': "PermanentFailuresAlarm",
+    'aws_cloudwatch_metric_alarm.of_expression["registry-throttling"]': "RegistryThrottlingAlarm",
+    'aws_cloudwatch_metric_alarm.of_expression["schedule"]': "ScheduleAlarm",
+    'aws_cloudwatch_metric_alarm.of_expression["token-expiry"]': "TokenExpiryAlarm",
+    'aws_cloudwatch_metric_alarm.of_metric["copy-duration"]': "CopyDurationAlarm",
+    'aws_cloudwatch_metric_alarm.of_metric["copy-errors"]': "CopyErrorsAlarm",
+    'aws_cloudwatch_metric_alarm.of_metric["copy-throttles"]': "CopyThrottlesAlarm",
+    'aws_cloudwatch_metric_alarm.of_metric["job-age"]': "JobAgeAlarm",
+    'aws_cloudwatch_metric_alarm.of_metric["webhook-errors"]': "WebhookErrorsAlarm",
+    'aws_cloudwatch_metric_alarm.of_metric["webhook-refusal"]': "WebhookRefusalAlarm",
+    'aws_cloudwatch_metric_alarm.of_metric["webhook-throttles"]': "WebhookThrottlesAlarm",
+    'aws_cloudwatch_metric_alarm.of_metric["webhook-throttling"]': "WebhookThrottlingAlarm",
+    "aws_ecr_pull_time_update_exclusion.copy[0]": "CopyRolePullTimes",
+    "aws_iam_role.copy": "CopyRole",
+    "aws_iam_role.schedule": "ScheduleRole",
+    "aws_iam_role.webhook": "WebhookRole",
+    "aws_iam_role_policy.copy": "CopyRole/policy",
+    "aws_iam_role_policy.schedule": "ScheduleRole/policy",
+    "aws_iam_role_policy.webhook": "WebhookRole/policy",
+    "aws_lambda_event_source_mapping.jobs": "CopyFunctionJobs",
+    "aws_lambda_function.copy": "CopyFunction",
+    "aws_lambda_function.webhook": "WebhookFunction",
+    "aws_lambda_function_event_invoke_config.copy": "CopyFunctionEventInvokeConfig",
+    "aws_lambda_function_recursion_config.copy": "CopyFunction/recursion",
+    "aws_lambda_permission.github[0]": "GitHubEventsPermission",
+    "aws_lambda_permission.webhook": "WebhookFunctionWebhookPermission",
+    "aws_scheduler_schedule.runs": "CopyFunctionSchedule",
+    "aws_secretsmanager_secret.rules[0]": "RulesSecret",
+    "aws_secretsmanager_secret_version.rules[0]": "RulesSecret/version",
+    "aws_sqs_queue.dead_letters": "DeadLetterQueue",
+    "aws_sqs_queue.failures": "FailureQueue",
+    "aws_sqs_queue.jobs": "JobQueue",
+    'aws_sqs_queue_policy.only_tls["dead_letters"]': "DeadLetterQueuePolicy",
+    'aws_sqs_queue_policy.only_tls["failures"]': "FailureQueuePolicy",
+    'aws_sqs_queue_policy.only_tls["jobs"]': "JobQueuePolicy",
+}
+
+# How the template writes an attribute of the resource that stands for {}.
+ATTRIBUTES = {
+    "aws_apigatewayv2_api": {
+        "id": "{}", "api_endpoint": "{}.ApiEndpoint", "execution_arn": f"arn:aws:execute-api:{REGION}:{ACCOUNT}:{{}}"},
+    "aws_apigatewayv2_integration": {"id": "{}"},
+    "aws_cloudwatch_event_rule": {"arn": "{}.Arn", "name": "{}"},
+    "aws_cloudwatch_log_group": {"name": "{}", "arn": f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{{}}"},
+    "aws_cloudwatch_metric_alarm": {"arn": "{}.Arn"},
+    "aws_iam_role": {"arn": "{}.Arn", "id": "{}"},
+    "aws_lambda_function": {
+        "arn": "{}.Arn", "function_name": "{}",
+        "invoke_arn": f"arn:aws:apigateway:{REGION}:lambda:path/2015-03-31/functions/{{}}.Arn/invocations"},
+    "aws_secretsmanager_secret": {"arn": SECRET, "id": "{}"},
+    "aws_sqs_queue": {"arn": "{}.Arn", "name": "{}.QueueName", "url": "{}"},
+}
+DATA = {
+    "data.aws_caller_identity.this.account_id": ACCOUNT, "data.aws_partition.this.dns_suffix": "amazonaws.com",
+    "data.aws_partition.this.partition": "aws", "data.aws_region.this.region": REGION,
+}
+
+# Terraform's words for properties that CloudFormation calls otherwise. All others differ in their spelling alone.
+RENAMED = {
+    "aws_cloudwatch_dashboard": {},
+    "aws_cloudwatch_event_rule": {},
+    "aws_cloudwatch_event_target": {"TargetId": "Id", "Rule": "Rule"},
+    "aws_cloudwatch_log_group": {"Name": "LogGroupName"},
+    "aws_iam_role": {"AssumeRolePolicy": "AssumeRolePolicyDocument"},
+    "aws_iam_role_policy": {"Name": "PolicyName", "Policy": "PolicyDocument", "Role": "RoleName"},
+    "aws_sqs_queue": {"VisibilityTimeoutSeconds": "VisibilityTimeout", "MessageRetentionSeconds": "MessageRetentionPeriod"},
+    "aws_apigatewayv2_integration": {"TimeoutMilliseconds": "TimeoutInMillis"},
+    "aws_apigatewayv2_stage": {"Name": "StageName"},
+}
+# CloudFormation makes these names up. In Terraform they have to begin with the module's, so that two of them stand side by side.
+NAMES = {
+    "aws_apigatewayv2_api": "Name", "aws_cloudwatch_event_rule": "Name", "aws_cloudwatch_log_metric_filter": "Name",
+    "aws_cloudwatch_metric_alarm": "AlarmName", "aws_iam_role": "NamePrefix", "aws_lambda_function": "FunctionName",
+    "aws_scheduler_schedule": "Name", "aws_sqs_queue": "Name",
+}
+# Where Terraform takes JSON as a text.
+JSON = {"AssumeRolePolicyDocument", "DashboardBody", "EventPattern", "Format", "PolicyDocument", "RedrivePolicy"}
+CODE = {"Filename", "SourceCodeHash", "S3Bucket", "S3Key", "S3ObjectVersion"}
+
+
+def attribute_of(address: str, attribute: str) -> object:
+    if address.startswith("data."):
+        return DATA[f"{address}.{attribute}"]
+    return ATTRIBUTES[address.split(".")[0]][attribute].format(ADDRESSES[address])
+
+
+@pytest.fixture(scope="session")
+def zip_path(tmp_path_factory) -> str:
+    """Stands for the function's zip: the module reads it for its hash."""
+    path = tmp_path_factory.mktemp("module") / "function.zip"
+    path.write_bytes(b"zip")
+    return str(path)
+
+
+RULES = [{"source": "acme/*", "destinations": [{"to": "prod/{name}"}]}]
+WRITTEN_RULES = '[{"destination":[{"to":"prod/{name}"}],"source":"acme/*"}]'
+REPOSITORIES = [f"arn:aws:ecr:{REGION}:{ACCOUNT}:repository/prod/*"]
+
+
+@pytest.fixture(scope="session")
+def module(zip_path) -> Callable[..., Module]:
+    def of(directory: Path = MODULE, **variables: object) -> Module:
+        required = {"name": NAME, "zip_path": zip_path, "rules": RULES, "destination_repositories": REPOSITORIES}
+        return Module(attribute_of, directory, **required | variables)
+    return of
+
+
+def pascal(name: str) -> str:
+    return "".join(word[:1].upper() + word[1:] for word in name.split("_"))
+
+
+def renamed(block: dict) -> dict:
+    """A block's arguments as CloudFormation spells them. A list of blocks is one of dictionaries; a map keeps its keys."""
+    properties = {}
+    for name, value in block.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = [renamed(entry) for entry in value]
+        properties[pascal(name)] = value
+    return properties
+
+
+def unwrapped(value: object) -> object:
+    """Without the lists that Terraform puts single blocks into."""
+    match value:
+        case dict():
+            return {name: unwrapped(entry) for name, entry in value.items()}
+        case [dict() as block]:
+            return unwrapped(block)
+    return value
+
+
+def dimensions(values: dict) -> list[dict]:
+    return sorted(({"Name": name, "Value": value} for name, value in values.items()), key=str)
+
+
+def alarm(properties: dict) -> dict:
+    """An alarm with its metrics in one form: CloudFormation's, in the order of their ids."""
+    def query(written: dict) -> dict:
+        if "Metric" not in written:
+            return written
+        metric, = written.pop("Metric")
+        of_metric = {name: metric[name] for name in ("Namespace", "MetricName")} | (
+            {"Dimensions": dimensions(metric["Dimensions"])} if metric["Dimensions"] else {})
+        assert metric.keys() == {"Namespace", "MetricName", "Dimensions", "Period", "Stat"}
+        return written | {"MetricStat": {"Metric": of_metric, "Period": metric["Period"], "Stat": metric["Stat"]}}
+
+    if "MetricQuery" in properties:
+        properties["Metrics"] = sorted(map(query, properties.pop("MetricQuery")), key=lambda entry: entry["Id"])
+    if properties.get("Dimensions"):
+        properties["Dimensions"] = dimensions(properties["Dimensions"])
+    return {name: value for name, value in properties.items() if value not in ([], {})}
+
+
+def listed(value: object) -> list:
+    return sorted(value) if isinstance(value, list) else [value]
+
+
+def policy(document: dict) -> dict:
+    """A policy whose order does not matter: statements by their Sid, one action or resource as a list of one."""
+    statements = {}
+    for statement in document["Statement"]:
+        sid = statement.get("Sid", "")
+        assert sid not in statements, sid
+        assert {"Effect", "Action"} <= statement.keys() <= {"Sid", "Effect", "Principal", "Action", "Resource", "Condition"}
+        statements[sid] = statement | {name: listed(statement[name]) for name in ("Action", "Resource") if name in statement}
+    return document | {"Statement": statements}
+
+
+def same_form(properties: dict) -> dict:
+    for name in ("PolicyDocument", "AssumeRolePolicyDocument"):
+        if name in properties:
+            properties[name] = policy(properties[name])
+    if "Environment" in properties:
+        variables = properties["Environment"]["Variables"]
+        properties["Environment"] = {"Variables": {name: str(value) for name, value in variables.items()}}
+    return properties
+
+
+def of_module(made: Module) -> dict[str, dict]:
+    """What the module makes, in the template's words."""
+    parts = {}
+    for address, block in made.resources.items():
+        kind = address.split(".")[0]
+        properties = {RENAMED.get(kind, {}).get(name, name): value for name, value in renamed(block).items()}
+        if kind in NAMES:
+            assert properties.pop(NAMES[kind]).startswith(NAME), address
+        if kind == "aws_cloudwatch_metric_alarm":
+            properties = alarm(properties)
+        elif kind == "aws_cloudwatch_log_metric_filter":
+            transformation, = properties.pop("MetricTransformation")
+            properties["MetricTransformations"] = [
+                {"Metric" + name if name != "Unit" else name: value for name, value in transformation.items()}]
+            properties["FilterPattern"] = properties.pop("Pattern")
+        elif kind == "aws_sqs_queue_policy":
+            properties = {"Queues": [properties.pop("QueueUrl")], "PolicyDocument": properties.pop("Policy")} | properties
+        elif kind == "aws_lambda_function":
+            properties = {name: value for name, value in properties.items() if name not in CODE}
+        if kind != "aws_cloudwatch_metric_alarm":
+            properties = {name: unwrapped(value) if name != "MetricTransformations" else value for name, value in properties.items()}
+        if kind == "aws_apigatewayv2_stage":
+            settings = properties["AccessLogSettings"]
+            settings["Format"] = json.loads(settings["Format"])
+        for name in JSON & properties.keys():
+            properties[name] = json.loads(properties[name])
+        parts[ADDRESSES[address]] = same_form(properties)
+    return parts
+
+
+def of_template(stack: Stack) -> dict[str, dict]:
+    """What the template makes, with a part of its own for what Terraform has a resource for."""
+    parts = {}
+    for name, resource in stack.resources.items():
+        properties = dict(resource["Properties"])
+        match resource["Type"]:
+            case "AWS::IAM::Role":
+                inline, = properties.pop("Policies")
+                parts[f"{name}/policy"] = inline | {"RoleName": name}
+            case "AWS::Lambda::Function":
+                assert properties.pop("Tags") == [{"Key": "lambda:createdBy", "Value": "SAM"}]
+                del properties["Code"]
+                if loop := properties.pop("RecursiveLoop", None):
+                    parts[f"{name}/recursion"] = {"FunctionName": name, "RecursiveLoop": loop}
+            case "AWS::Lambda::EventInvokeConfig":
+                # Terraform's default.
+                assert properties.pop("Qualifier") == "$LATEST"
+            case "AWS::Events::Rule":
+                target, = properties.pop("Targets")
+                parts[f"{name}/target"] = target | {"Rule": name, "EventBusName": properties["EventBusName"]}
+            case "AWS::ApiGatewayV2::Api":
+                body = properties.pop("Body")
+                (path, methods), = body["paths"].items()
+                (method, operation), = methods.items()
+                integration = operation["x-amazon-apigateway-integration"]
+                (authorization,), = operation["security"]
+                parts[f"{name}/route"] = {
+                    "ApiId": name, "RouteKey": f"{method.upper()} {path}", "AuthorizationType": authorization,
+                    "Target": f"integrations/{name}/integration"}
+                parts[f"{name}/integration"] = {
+                    "ApiId": name, "IntegrationType": integration.pop("type").upper(), "IntegrationUri": integration.pop("uri"),
+                    "IntegrationMethod": integration.pop("httpMethod")} | {
+                    key[0].upper() + key[1:]: value for key, value in integration.items()}
+                properties |= {"Description": body["info"]["description"], "ProtocolType": "HTTP"}
+            case "AWS::ApiGatewayV2::Stage":
+                assert properties.pop("Tags") == {"httpapi:createdBy": "SAM"}
+                log = properties["AccessLogSettings"]
+                group = log["DestinationArn"].removesuffix(".Arn")
+                properties["AccessLogSettings"] = {
+                    "DestinationArn": f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:{group}", "Format": json.loads(log["Format"])}
+            case "AWS::CloudWatch::Alarm":
+                for metric in properties.get("Metrics", []):
+                    metric.setdefault("ReturnData", True)
+                if "Metrics" in properties:
+                    properties["Metrics"] = sorted(properties["Metrics"], key=lambda metric: metric["Id"])
+            case "AWS::CloudWatch::Dashboard":
+                properties["DashboardBody"] = json.loads(properties["DashboardBody"])
+        parts[name] = properties
+    return {name: same_form(properties) for name, properties in parts.items()}
+
+
+@cache
+def template(parameters: tuple[tuple[str, str], ...]) -> tuple[dict[str, dict], dict[str, str]]:
+    """What the template makes with these parameters, and its outputs."""
+    stack = Stack(**dict(parameters))
+    return of_template(stack), {name.lower(): value for name, value in stack.outputs.items()}
+
+
+def expect_same(made: Module, variables: dict, rules: str) -> None:
+    """The module made of these variables makes what the template makes of its parameters with the same values."""
+    parameters = {"Rules": rules} | {parameter_of(name): written(value) for name, value in variables.items()}
+    ours, (theirs, outputs) = of_module(made), template(tuple(parameters.items()))
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert ours[name] == theirs[name], name
+    assert {name.replace("_", ""): value for name, value in made.outputs.items()} == outputs
+
+
+VARIABLES = {labels[0] for kind, labels, _ in blocks(nodes(parsed(MODULE / "variables.tf"))[0]) if kind == "variable"}
+# Those that are no parameter's: in CloudFormation the stack's name, the code and the rules' secret come from elsewhere.
+OF_THE_MODULE_ALONE = {"name", "zip_path", "s3_bucket", "s3_key", "s3_object_version", "rules_in_secret"}
+
+
+def parameter_of(variable: str) -> str:
+    """The parameter that a variable has its words from."""
+    word, = [name for name in PARAMETERS if name.lower() == variable.replace("_", "")]
+    return word
+
+
+PARAMETERS = yaml.load((CHECKOUT / "template.yaml").read_text(), Loader)["Parameters"]
+
+
+def written(value: object) -> str:
+    """A variable's value as a parameter of CloudFormation has it."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case list():
+            return ",".join(value)
+    return str(value)
+
+
+# Each of these is set by itself, and all of them together.
+OPTIONS = {
+    "alarm_topic_arn": f"arn:aws:sns:{REGION}:{ACCOUNT}:alarms",
+    "allow_prune": True,
+    "architecture": "x86_64",
+    "blob_concurrency": 12,
+    "destination_registry": "registry.example.com",
+    "destination_repositories": [*REPOSITORIES, f"arn:aws:ecr:us-east-1:{ACCOUNT}:repository/dr/*"],
+    "event_bus_name": "github",
+    "event_sources": ["github.com"],
+    "exclude_pull_times": False,
+    "ghcr_token_secret_arn": SECRET,
+    "github_api_url": "https://github.example.com/api/v3",
+    "https_proxy": "http://proxy.example.com:3128",
+    "log_key_arn": KEY,
+    "log_level": "FATAL",
+    "log_retention_days": 365,
+    "manage_repositories": True,
+    "maximum_concurrency": 50,
+    "memory_size": 1024,
+    "permissions_boundary_arn": f"arn:aws:iam::{ACCOUNT}:policy/boundary",
+    "queue_key_arn": KEY,
+    "report_bus": BUS,
+    "repository_key_arn": KEY,
+    "role_path": "/platform/mirror/",
+    "rule_token_secret_arns": [SECRET, f"{SECRET}2"],
+    "run_alarm_hours": 49,
+    "schedule_expression": "rate(1 day)",
+    "schedule_state": "ENABLED",
+    "secrets_key_arn": KEY,
+    "source_registry": "https://containers.example.com",
+    "webhook_rate_limit": 5,
+    "webhook_secret_arn": SECRET,
+    "xray_tracing": True,
+}
+# Those that mean something only beside another.
+TOGETHER = [
+    {"subnet_ids": ["subnet-1", "subnet-2"], "security_group_ids": ["sg-1"]},
+    {"https_proxy": "http://proxy.example.com:3128", "no_proxy": "eu-west-3.amazonaws.com,example.com"},
+    {"manage_repositories": True, "repository_key_arn": KEY},
+    {"schedule_state": "ENABLED", "run_alarm_hours": 0},
+]
+CASES = [{}, *({name: value} for name, value in OPTIONS.items()), *TOGETHER,
+         {name: value for case in [OPTIONS, *TOGETHER[:3]] for name, value in case.items()}]
+
+
+@pytest.mark.parametrize("variables", CASES, ids=lambda case: "+".join(case) if len(case) < 4 else "everything")
+def test_the_module_makes_what_the_template_makes(module, variables):
+    expect_same(module(**variables), variables, WRITTEN_RULES)
+
+
+def test_every_variable_of_a_parameter_is_set_somewhere():
+    assert {name for case in CASES for name in case} | {"rules", "rules_secret_arn"} == VARIABLES - OF_THE_MODULE_ALONE
+
+
+def test_rules_in_a_secret_of_the_callers_are_read_by_both_functions(module):
+    made = module(rules=[], rules_secret_arn=SECRET)
+    expect_same(made, {"rules_secret_arn": SECRET}, f"secret:{SECRET}")
+
+
+def test_the_module_puts_rules_into_a_secret_of_its_own(module):
+    made = module(rules_in_secret=True)
+    secret = {address: made.resources.pop(address) for address in list(made.resources) if "secretsmanager" in address}
+    expect_same(made, {"rules_secret_arn": SECRET}, f"secret:{SECRET}")
+    assert secret == {
+        "aws_secretsmanager_secret.rules[0]": {
+            "name_prefix": "mirror-rules-", "recovery_window_in_days": 0,
+            "description": "The rules of mirror: which packages are copied, and where to"},
+        "aws_secretsmanager_secret_version.rules[0]": {"secret_id": "RulesSecret", "secret_string": WRITTEN_RULES}}
+    encrypted = module(rules_in_secret=True, secrets_key_arn=KEY).resources["aws_secretsmanager_secret.rules[0]"]
+    assert encrypted["kms_key_id"] == KEY
+
+
+# Each makes the module other than the template: where, what, and by what it is replaced.
+CHANGES = [
+    ("roles.tf", '"ecr:PutImage",', '"ecr:PutImage", "ecr:DeleteRepository",'),
+    ("roles.tf", "Resource = var.webhook_secret_arn", 'Resource = "*"'),
+    ("roles.tf", "] : statement if var.allow_prune]", "] : statement if true]"),
+    ("roles.tf", 'Effect   = "Deny"', 'Effect   = "Allow"'),
+    ("roles.tf", 'Principal = { Service = "scheduler.amazonaws.com" }', 'Principal = { Service = "lambda.amazonaws.com" }'),
+    ("roles.tf", 'permissions_boundary = local.permissions_boundary\n  assume_role_policy = jsonencode', "assume_role_policy = jsonencode"),
+    ("functions.tf", "SOURCE_REGISTRY      = var.source_registry", 'SOURCE_REGISTRY      = "https://ghcr.io"'),
+    ("functions.tf", "EVENT_BUS             = var.report_bus", ""),
+    ("functions.tf", "timeout = 900", "timeout = 300"),
+    ("functions.tf", "maximum_retry_attempts       = 2", "maximum_retry_attempts       = 0"),
+    ("functions.tf", "batch_size              = 1", "batch_size              = 10"),
+    ("functions.tf", 'recursive_loop = "Allow"', 'recursive_loop = "Terminate"'),
+    ("queues.tf", "visibility_timeout_seconds = 1800", "visibility_timeout_seconds = 900"),
+    ("queues.tf", "maxReceiveCount     = 12", "maxReceiveCount     = 3"),
+    ("queues.tf", 'Bool = { "aws:SecureTransport" = "false" }', 'Bool = { "aws:SecureTransport" = "true" }'),
+    ("alarms.tf", "threshold   = 870000", "threshold   = 900000"),
+    ("alarms.tf", '"FILL(days, 365)"', '"FILL(days, 0)"'),
+    ("alarms.tf", 'period = 3600, dimensions = {} }', 'period = 300, dimensions = {} }'),
+    ("alarms.tf", 'treat_missing_data  = "breaching"', 'treat_missing_data  = "notBreaching"'),
+    ("alarms.tf", "Nothing is lost.", ""),
+    ("dashboard.tf", '{ label = "waiting" }', '{ label = "queue" }'),
+    ("dashboard.tf", '"copy-throttles", "copy-duration"]', '"copy-throttles"]'),
+    ("webhook.tf", 'authorization_type = "NONE"', 'authorization_type = "AWS_IAM"'),
+    ("webhook.tf", "throttling_burst_limit = 100", "throttling_burst_limit = 1000"),
+    ("webhook.tf", "/*/POST/webhook", "/*/*/*"),
+    ("schedule.tf", "maximum_event_age_in_seconds = 900", "maximum_event_age_in_seconds = 86400"),
+    ("events.tf", '["package", "registry_package"]', '["package"]'),
+    ("logs.tf", 'retention_in_days = var.log_retention_days\n  kms_key_id        = var.log_key_arn == "" ? null : var.log_key_arn\n}\n\nresource',
+     'retention_in_days = var.log_retention_days\n}\n\nresource'),
+    ("outputs.tf", "value       = aws_iam_role.copy.arn", "value       = aws_iam_role.webhook.arn"),
+]
+
+
+@pytest.mark.parametrize(("file", "text", "other"), CHANGES, ids=lambda value: value if value.endswith(".tf") else "")
+def test_what_differs_from_the_template_is_found_out(module, tmp_path, file, text, other):
+    directory = shutil.copytree(MODULE, tmp_path / "module")
+    source = (directory / file).read_text()
+    assert text in source
+    (directory / file).write_text(source.replace(text, other, 1))
+    # With everything that is optional, and without.
+    changed = [(module(directory, **variables), variables) for variables in (CASES[-1], CASES[0])]
+    with pytest.raises(AssertionError):
+        for made, variables in changed:
+            expect_same(made, variables, WRITTEN_RULES)
+
+
+@pytest.mark.parametrize("line", ["x = 1 + 1", "x = upper(var.name)", 'x = "%{if true}a%{endif}"', "x = path.module"])
+def test_what_the_test_does_not_understand_is_an_error(module, tmp_path, line):
+    directory = shutil.copytree(MODULE, tmp_path / "module")
+    (directory / "new.tf").write_text(f'resource "aws_sqs_queue" "new" {{\n  {line}\n}}\n')
+    with pytest.raises((NotImplementedError, AssertionError)):
+        module(directory)
+
+
+# The function's code.
+
+def code(made: Module, function: str) -> dict:
+    return {name: value for name, value in made.resources[f"aws_lambda_function.{function}"].items() if pascal(name) in CODE}
+
+
+@pytest.mark.parametrize("function", ["webhook", "copy"])
+def test_the_code_is_a_zip_whose_hash_shows_that_it_changed_or_an_object(module, zip_path, function):
+    # printf zip | openssl dgst -sha256 -binary | base64
+    assert code(module(), function) == {"filename": zip_path, "source_code_hash": "SnD+mqZDbgLC3qNA+9HjUuTvLYzmylKtJdS5VHH8i/I="}
+    versioned = {"s3_bucket": "artifacts", "s3_key": "function.zip", "s3_object_version": "3"}
+    assert code(module(zip_path=None, **versioned), function) == versioned
+    del versioned["s3_object_version"]
+    assert code(module(zip_path=None, **versioned), function) == versioned
+
+
+@pytest.mark.parametrize("source", [
+    {"zip_path": ""}, {"s3_bucket": "artifacts", "s3_key": "function.zip"}, {"zip_path": "", "s3_bucket": "artifacts"},
+    {"zip_path": "", "s3_key": "function.zip"}, {"s3_object_version": "3"}, {"zip_path": "missing.zip"},
+], ids=str)
+def test_the_code_is_in_one_place(module, source):
+    with pytest.raises(Refused, match="zip_path|s3_bucket|filebase64sha256"):
+        module(**source)
+
+
+# Variables and parameters.
+
+def test_each_parameter_is_a_variable_with_its_default(module):
+    variables = module().variables
+    of_parameters = variables.keys() - OF_THE_MODULE_ALONE
+    assert {parameter_of(name) for name in of_parameters} == PARAMETERS.keys()
+    defaults = {parameter_of(name): written(variables[name]) for name in of_parameters - {"rules", "destination_repositories"}}
+    assert defaults == {name: str(PARAMETERS[name]["Default"]) for name in defaults}
+    assert not any("Default" in PARAMETERS[name] for name in ("Rules", "DestinationRepositories"))
+
+
+def limits() -> list[tuple[str, object, bool]]:
+    """A value on either side of each limit that a parameter has: the parameter, the value, and whether it is allowed."""
+    samples = []
+    for name, parameter in PARAMETERS.items():
+        least, most = parameter.get("MinValue"), parameter.get("MaxValue")
+        samples += [(name, least, True), (name, least - 1, False)] if least is not None else []
+        samples += [(name, most, True), (name, most + 1, False)] if most is not None else []
+        if allowed := parameter.get("AllowedValues"):
+            samples += [(name, value, True) for value in allowed]
+            samples += [(name, 2 if isinstance(allowed[0], int) else "other", False)]
+        if pattern := parameter.get("AllowedPattern"):
+            texts = ["", SECRET, KEY, BUS, "arn:aws:sns:r:a:t", "arn:aws:iam::a:policy/p", "arn:", "/", "/a/", "/a b/", "a/", "/a",
+                     "https://proxy", "proxy", " arn:aws:kms:r:a:k"]
+            samples += [(name, text, bool(re.fullmatch(pattern, text))) for text in texts]
+    return samples
+
+
+@pytest.mark.parametrize(("parameter", "value", "is_allowed"), limits(), ids=str)
+def test_a_variable_takes_what_its_parameter_takes(module, parameter, value, is_allowed):
+    variable, = [name for name in VARIABLES if name.replace("_", "") == parameter.lower()]
+    # What is a text there is true or false here.
+    value = {"true": True, "false": False}.get(value, value)
+    rules = {"rules": []} if (variable, value) == ("rules_secret_arn", SECRET) else {}
+    if is_allowed:
+        assert module(**rules, **{variable: value}).variables[variable] == value
+    else:
+        with pytest.raises(Refused, match=variable):
+            module(**{variable: value})
+
+
+# Rules.
+
+POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "ecr:BatchGetImage"}]}
+LIFECYCLE = {"rules": [{"rulePriority": 1, "selection": {"tagStatus": "any"}, "action": {"type": "expire"}}]}
+
+
+def rule(**fields: object) -> dict:
+    return {"source": "acme/*", "destinations": [{"to": "prod/{name}"}]} | fields
+
+
+# A rule of the module, and what the function gets of it besides source and destination.
+RULE_FIELDS = [
+    ({}, {}),
+    ({"tags": {"include": ["v*"], "exclude": ["pr-*"], "semver": ">=1.2, <3", "newest": 10, "min_age": "24h"}},) * 2,
+    ({"tags": {}},) * 2,
+    ({"platforms": ["linux/amd64", "linux/arm64"]},) * 2,
+    ({"platform": "linux/arm64"},) * 2,
+    ({"referrers": True, "prune": True, "token_secret_id": "ghcr/acme"},) * 2,
+    ({"referrers": False, "prune": False},) * 2,
+    ({"repository": {"create": True, "scan_on_push": False, "tag_mutability": "IMMUTABLE_WITH_EXCLUSION",
+                     "tag_mutability_exclusions": ["latest*"], "lifecycle_keep": 10, "resource_tags": {"Team": "a"}}},) * 2,
+    ({"repository": {"tag_mutability": "MUTABLE", "policy": json.dumps(POLICY), "lifecycle_policy": json.dumps(LIFECYCLE)}},
+     {"repository": {"tag_mutability": "MUTABLE", "policy": POLICY, "lifecycle_policy": LIFECYCLE}}),
+    ({"repository": {"encryption": {}}}, {"repository": {"encryption": "AES256"}}),
+    ({"repository": {"encryption": {"kms_key": KEY}}},) * 2,
+]
+
+
+def expect_function_takes(rules: str) -> None:
+    """Starts the command with these rules, which it checks before it misses a Region."""
+    command = CHECKOUT / "target/debug/ghcr-to-ecr"
+    assert command.exists(), "the command is not built: cargo build --locked --workspace --features cli"
+    done = subprocess.run([command, "reconcile"], text=True, capture_output=True, timeout=60, env={"RULES": rules})
+    assert "setting AWS_REGION" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("field", ["referrers", "prune"])
+def test_the_function_refuses_null_so_that_it_must_not_be_written(field):
+    with pytest.raises(AssertionError, match="setting RULES .* null"):
+        expect_function_takes(json.dumps([{"source": "acme/*", "destination": "prod/{name}", field: None}]))
+
+
+@pytest.mark.parametrize(("given", "expected"), RULE_FIELDS, ids=lambda fields: ",".join(fields))
+def test_the_function_gets_the_fields_that_are_given_and_takes_them(module, given, expected):
+    rules = module(rules=[rule(**given)]).local("rules_json")
+    assert json.loads(rules) == [{"source": "acme/*", "destination": [{"to": "prod/{name}"}]} | expected]
+    expect_function_takes(rules)
+
+
+def test_the_function_gets_each_destination_in_its_form(module):
+    destinations = [{"to": "prod/{name}:{tag}-{digest8}"}, {"to": "lambda/{name}", "platform": "linux/arm64"},
+                    {"to": "small/{name}", "platforms": ["linux/arm64"]}]
+    rules = module(rules=[rule(destinations=destinations), rule(source="other/api")]).local("rules_json")
+    assert [entry["destination"] for entry in json.loads(rules)] == [destinations, [{"to": "prod/{name}"}]]
+    expect_function_takes(rules)
+
+
+REQUIREMENTS = [{"attestation": {"workflow": ".github/workflows/release.yml", "ref": "refs/tags/*"}}, {"attestation": {}},
+                {"cosign_key": "secret:keys/cosign.pub"}]
+
+
+def test_the_function_gets_each_signature_that_is_required(module):
+    rules = module(rules=[rule(require=REQUIREMENTS)]).local("rules_json")
+    assert json.loads(rules)[0]["require"] == REQUIREMENTS
+
+
+@pytest.mark.parametrize(("wrong", "message"), [
+    ({"source": "Acme/*"}, "source"), ({"source": "*/api"}, "source"), ({"source": "acme"}, "source"), ({"source": None}, "source"),
+    ({"destinations": []}, "destinations"), ({"destinations": [{"to": "a"}] * 65}, "destinations"),
+    ({"destinations": [{"platform": "linux/arm64"}]}, "to is required"),
+    ({"platform": "linux/arm64", "platforms": ["linux/arm64"]}, "platform"),
+    ({"destinations": [{"to": "a", "platform": "linux/arm64", "platforms": []}]}, "platform"),
+    ({"tags": {"newest": 0}}, "newest"), ({"tags": {"newest": 1.5}}, "newest"), ({"tags": {"newest": "ten"}}, "newest"),
+    ({"tags": {"min_age": "24"}}, "min_age"), ({"tags": {"min_age": "0h"}}, "min_age"),
+    ({"require": []}, "require"), ({"require": [{}]}, "require"), ({"require": [{"attestation": {}, "cosign_key": "k"}]}, "require"),
+    ({"repository": {"tag_mutability": "FIXED"}}, "tag_mutability"),
+    ({"repository": {"tag_mutability": "MUTABLE_WITH_EXCLUSION"}}, "tag_mutability_exclusions"),
+    ({"repository": {"tag_mutability": "MUTABLE", "tag_mutability_exclusions": ["a"]}}, "tag_mutability_exclusions"),
+    ({"repository": {"tag_mutability_exclusions": ["a"]}}, "tag_mutability_exclusions"),
+    ({"repository": {"lifecycle_keep": 3, "lifecycle_policy": "{}"}}, "lifecycle_keep"),
+    ({"repository": {"policy": "not JSON"}}, "JSON"), ({"repository": {"lifecycle_policy": "[]"}}, "JSON"),
+], ids=str)
+def test_a_rule_that_the_function_would_refuse_is_refused_by_the_plan(module, wrong, message):
+    with pytest.raises(Refused, match=message):
+        module(rules=[rule(**wrong)])
+
+
+def test_rules_are_given_in_one_way(module):
+    for given in ({"rules": []}, {"rules_secret_arn": SECRET}, {"rules": [], "rules_secret_arn": SECRET, "rules_in_secret": True}):
+        with pytest.raises(Refused, match="rules"):
+            module(**given)
+
+
+def test_rules_that_leave_no_room_in_the_environment_are_refused_with_the_way_out(module):
+    many = [rule(source=f"acme/service-{number}") for number in range(40)]
+    with pytest.raises(Refused, match="rules_in_secret = true"):
+        module(rules=many)
+    assert module(rules=many, rules_in_secret=True).local("rules_json")
+
+
+def test_a_full_environment_fits_into_what_lambda_allows(module):
+    """4 KB for all names and values. (AWS Lambda developer guide, "Lambda quotas")"""
+    many = [rule(source=f"acme/service-{number}") for number in range(20)]
+    for resource in ("copy", "webhook"):
+        made = module(**CASES[-1] | {"rules": many})
+        variables = made.resources[f"aws_lambda_function.{resource}"]["environment"][0]["variables"]
+        others = {name: value for name, value in variables.items() if name != "RULES"}
+        queue = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{'n' * 28}-dead-letters.fifo"
+        size = sum(len(name) + max(len(value), len(queue) if name.endswith("_QUEUE_URL") else 0) for name, value in others.items())
+        assert size + len("RULES") + 2000 <= 4096
