@@ -1,15 +1,19 @@
 locals {
   # Both functions have these. What has no value is left out, so that the function takes its own default.
-  environment = { for name, value in {
-    RULES                = local.has_rules_secret ? "secret:${local.rules_secret_arn}" : local.rules_json
-    JOB_QUEUE_URL        = aws_sqs_queue.jobs.url
-    SOURCE_REGISTRY      = var.source_registry
-    DESTINATION_REGISTRY = var.destination_registry
-    HTTPS_PROXY          = var.https_proxy
-    HTTP_PROXY           = var.https_proxy
-    # Lambda's own runtime API is on the function's machine.
-    NO_PROXY = var.https_proxy == "" ? "" : join(",", ["127.0.0.1", "localhost", var.no_proxy])
-  } : name => value if value != "" }
+  environment = merge(
+    {
+      RULES           = local.has_rules_secret ? "secret:${local.rules_secret_arn}" : local.rules_json
+      JOB_QUEUE_URL   = aws_sqs_queue.jobs.url
+      SOURCE_REGISTRY = var.source_registry
+    },
+    { for name, value in {
+      DESTINATION_REGISTRY = var.destination_registry
+      HTTPS_PROXY          = var.https_proxy
+      HTTP_PROXY           = var.https_proxy
+      # Lambda's own runtime API is on the function's machine.
+      NO_PROXY = var.https_proxy == "" ? "" : join(",", ["127.0.0.1", "localhost", var.no_proxy])
+    } : name => value if value != "" },
+  )
 
   # One of them alone is refused by Lambda; it must not be taken for none.
   has_vpc = length(concat(var.subnet_ids, var.security_group_ids)) > 0
@@ -47,9 +51,12 @@ resource "aws_lambda_function" "webhook" {
   timeout = 25
 
   environment {
-    variables = merge(local.environment, { for name, value in {
-      WEBHOOK_SECRET_ID = var.webhook_secret_arn
-    } : name => value if value != "" })
+    variables = merge(
+      local.environment,
+      { for name, value in {
+        WEBHOOK_SECRET_ID = var.webhook_secret_arn
+      } : name => value if value != "" },
+    )
   }
 
   logging_config {
@@ -107,14 +114,19 @@ resource "aws_lambda_function" "copy" {
   timeout = 900
 
   environment {
-    variables = merge(local.environment, { for name, value in {
-      GHCR_TOKEN_SECRET_ID  = var.ghcr_token_secret_arn
-      DEAD_LETTER_QUEUE_URL = aws_sqs_queue.dead_letters.url
-      GITHUB_API_URL        = var.github_api_url
-      EVENT_SOURCES         = join(",", var.event_sources)
-      BLOB_CONCURRENCY      = tostring(var.blob_concurrency)
-      EVENT_BUS             = var.report_bus
-    } : name => value if value != "" })
+    variables = merge(
+      local.environment,
+      {
+        DEAD_LETTER_QUEUE_URL = aws_sqs_queue.dead_letters.url
+        GITHUB_API_URL        = var.github_api_url
+        EVENT_SOURCES         = join(",", var.event_sources)
+        BLOB_CONCURRENCY      = tostring(var.blob_concurrency)
+      },
+      { for name, value in {
+        GHCR_TOKEN_SECRET_ID = var.ghcr_token_secret_arn
+        EVENT_BUS            = var.report_bus
+      } : name => value if value != "" },
+    )
   }
 
   logging_config {

@@ -214,11 +214,9 @@ class Module:
                     assert condition == "precondition", condition
                     self._expect(subject, terms, scope)
             elif kind == "dynamic":
-                iterated = self._value(attributes(inner)["for_each"], scope)
-                pairs = iterated.items() if isinstance(iterated, dict) else enumerate(iterated)
                 (content, _, terms), = blocks(inner)
                 assert content == "content", content
-                for key, value in pairs:
+                for key, value in in_order(self._value(attributes(inner)["for_each"], scope)):
                     within = scope | {labels[0]: {"key": key, "value": value}}
                     filled.setdefault(labels[0], []).append(self._block(subject, terms, within))
             else:
@@ -376,10 +374,7 @@ class Module:
 
     def _iterated(self, intro: Tree, condition: list[Tree], scope: dict) -> Iterator[dict]:
         *names, collection = nodes(intro)
-        values = self._value(collection, scope)
-        # Terraform goes through an object in the order of its keys.
-        pairs = sorted(values.items(), key=lambda pair: pair[0]) if isinstance(values, dict) else list(enumerate(values))
-        for key, value in pairs:
+        for key, value in in_order(self._value(collection, scope)):
             within = scope | dict(zip([tokens(name)[0] for name in names], [key, value] if len(names) == 2 else [value]))
             if not condition or self._truth(nodes(condition[0])[0], within):
                 yield within
@@ -407,6 +402,11 @@ class Module:
             return (self._value(tree, scope),)
         except Refused:
             return None
+
+
+def in_order(values: dict | list) -> list[tuple]:
+    """What Terraform goes through: a list as it is, an object in the order of its keys."""
+    return sorted(values.items(), key=lambda pair: pair[0]) if isinstance(values, dict) else list(enumerate(values))
 
 
 def text(value: object) -> str:
