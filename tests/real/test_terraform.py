@@ -1,6 +1,7 @@
 """The Terraform module: that it makes what the template makes, that the function takes its rules, and what the linters say."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import yaml
 
 from conftest import CHECKOUT, TOOLS, run
 from stack import Stack
-from terraform_module import MODULE, Module, Refused, blocks, nodes, parsed
+from terraform_module import MODULE, Module, Refused, attributes, blocks, nodes, parsed, text_of, tokens
 from test_template import Loader
 
 ACCOUNT, REGION, NAME = "123456789012", "eu-west-3", "mirror"
@@ -97,9 +98,7 @@ DATA = {
 
 # Terraform's words for properties that CloudFormation calls otherwise. All others differ in their spelling alone.
 RENAMED = {
-    "aws_cloudwatch_dashboard": {},
-    "aws_cloudwatch_event_rule": {},
-    "aws_cloudwatch_event_target": {"TargetId": "Id", "Rule": "Rule"},
+    "aws_cloudwatch_event_target": {"TargetId": "Id"},
     "aws_cloudwatch_log_group": {"Name": "LogGroupName"},
     "aws_iam_role": {"AssumeRolePolicy": "AssumeRolePolicyDocument"},
     "aws_iam_role_policy": {"Name": "PolicyName", "Policy": "PolicyDocument", "Role": "RoleName"},
@@ -643,3 +642,34 @@ def test_a_full_environment_fits_into_what_lambda_allows(module):
         queue = f"https://sqs.{REGION}.amazonaws.com/{ACCOUNT}/{'n' * 28}-dead-letters.fifo"
         size = sum(len(name) + max(len(value), len(queue) if name.endswith("_QUEUE_URL") else 0) for name, value in others.items())
         assert size + len("RULES") + 2000 <= 4096
+
+
+# What Terraform and the linters read besides.
+
+@pytest.mark.parametrize("example", ["minimal", "organisation", "vpc"])
+def test_an_example_gives_the_module_what_it_takes(example):
+    body, = nodes(parsed(MODULE / "examples" / example / "main.tf"))
+    call, = [attributes(block) for kind, _, block in blocks(body) if kind == "module"]
+    assert text_of(nodes(call.pop("source"))[0]) == "../.."
+    assert {"destination_repositories", "rules"} <= call.keys() <= VARIABLES
+
+
+def test_the_module_s_own_tests_name_variables_that_there_are():
+    body, = nodes(parsed(MODULE / "tests/module.tftest.hcl"))
+    runs = [block for kind, _, block in blocks(body) if kind == "run"]
+    assert len(runs) > 10
+    given = [attributes(inner) for kind, _, inner in blocks(body) if kind == "variables"]
+    given += [attributes(inner) for block in runs for kind, _, inner in blocks(block) if kind == "variables"]
+    assert {name for variables in given for name in variables} <= VARIABLES
+    # With a mocked provider another command would make resources of random values, which the provider would refuse.
+    assert {tokens(nodes(attributes(block)["command"])[0])[0] for block in runs} == {"plan"}
+
+
+def test_checkov_is_content():
+    run(TOOLS / "checkov-venv/bin/checkov", "--directory", "terraform", "--framework", "terraform", "--compact", "--quiet",
+        "--skip-download")
+
+
+@pytest.mark.skipif(not shutil.which("terraform"), reason="Terraform is not installed")
+def test_terraform_would_write_the_files_in_the_same_way():
+    run("terraform", "fmt", "-check", "-recursive", "terraform", env=os.environ | {"CHECKPOINT_DISABLE": "1"})
