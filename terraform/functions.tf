@@ -31,9 +31,7 @@ locals {
 resource "aws_lambda_function" "webhook" {
   #checkov:skip=CKV_AWS_115:The API's rate limit or the event source's maximum_concurrency bounds it
   #checkov:skip=CKV_AWS_116:Invoked synchronously, or with a destination on failure, which says more
-  #checkov:skip=CKV_AWS_117:It reaches public endpoints; subnet_ids attaches it to a VPC
   #checkov:skip=CKV_AWS_173:The variables hold names, no secrets
-  #checkov:skip=CKV_AWS_50:Traces are paid for; xray_tracing records them
   #checkov:skip=CKV_AWS_272:The zip is built by whoever deploys it, or has a provenance that is verified before
   function_name     = "${var.name}-webhook"
   description       = "Takes GitHub's webhooks and hands their jobs over"
@@ -94,9 +92,7 @@ resource "aws_lambda_function" "webhook" {
 resource "aws_lambda_function" "copy" {
   #checkov:skip=CKV_AWS_115:The API's rate limit or the event source's maximum_concurrency bounds it
   #checkov:skip=CKV_AWS_116:Invoked synchronously, or with a destination on failure, which says more
-  #checkov:skip=CKV_AWS_117:It reaches public endpoints; subnet_ids attaches it to a VPC
   #checkov:skip=CKV_AWS_173:The variables hold names, no secrets
-  #checkov:skip=CKV_AWS_50:Traces are paid for; xray_tracing records them
   #checkov:skip=CKV_AWS_272:The zip is built by whoever deploys it, or has a provenance that is verified before
   function_name     = "${var.name}-copy"
   description       = "Copies container images from GHCR into Amazon ECR"

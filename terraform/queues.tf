@@ -1,6 +1,5 @@
 # First in, first out for each tag, so that none is written by two copies at once; different tags run side by side.
 resource "aws_sqs_queue" "jobs" {
-  #checkov:skip=CKV_AWS_27:Encrypted with SQS's own key or queue_key_arn; the messages hold names and no secrets
   name                  = "${var.name}-jobs.fifo"
   fifo_queue            = true
   deduplication_scope   = "messageGroup"
@@ -25,7 +24,6 @@ resource "aws_sqs_queue" "jobs" {
 # Jobs that failed twelve times, and at once those that can't succeed, with `error` and `error_kind` as attributes. The project's README
 # says how to send them back to the job queue.
 resource "aws_sqs_queue" "dead_letters" {
-  #checkov:skip=CKV_AWS_27:Encrypted with SQS's own key or queue_key_arn; the messages hold names and no secrets
   name                      = "${var.name}-dead-letters.fifo"
   fifo_queue                = true
   deduplication_scope       = "messageGroup"
@@ -37,7 +35,6 @@ resource "aws_sqs_queue" "dead_letters" {
 
 # Scheduled and asynchronous invocations that failed for good, event and error. Lambda writes to standard queues only.
 resource "aws_sqs_queue" "failures" {
-  #checkov:skip=CKV_AWS_27:Encrypted with SQS's own key or queue_key_arn; the messages hold names and no secrets
   name                      = "${var.name}-failures"
   message_retention_seconds = 1209600 # 14 days, SQS's maximum
   sqs_managed_sse_enabled   = var.queue_key_arn == "" ? true : null

@@ -122,8 +122,6 @@ resource "aws_iam_role" "copy" {
 }
 
 resource "aws_iam_role_policy" "copy" {
-  #checkov:skip=CKV_AWS_355:The actions with * as their resource know no resources
-  #checkov:skip=CKV_AWS_290:The actions with * as their resource know no resources
   name = "copy"
   role = aws_iam_role.copy.id
   policy = jsonencode({

@@ -37,7 +37,6 @@ locals {
 
 # The rules are in the configuration, so that nothing is lost with the secret.
 resource "aws_secretsmanager_secret" "rules" {
-  #checkov:skip=CKV_AWS_149:The rules are no secret; secrets_key_arn encrypts them if there is one
   #checkov:skip=CKV2_AWS_57:Nothing is there to rotate
   count = var.rules_in_secret ? 1 : 0
 
