@@ -117,13 +117,18 @@ variable "rules" {
   }
 
   validation {
-    condition     = alltrue([for rule in var.rules : can(regex("^[a-z0-9][a-z0-9_-]*/.", rule.source)) && rule.source == lower(rule.source)])
+    condition     = alltrue([for rule in var.rules : can(regex("^[a-z0-9][a-z0-9_-]*/[^A-Z]+$", rule.source))])
     error_message = "A rule's source is owner/name in lower case, with the owner written out, such as acme/*."
   }
 
   validation {
-    condition     = alltrue([for rule in var.rules : length(rule.destinations) >= 1 && length(rule.destinations) <= 64])
+    condition     = alltrue([for count in [for rule in var.rules : try(length(rule.destinations), 0)] : count >= 1 && count <= 64])
     error_message = "A rule has 1 to 64 destinations."
+  }
+
+  validation {
+    condition     = alltrue([for destination in flatten(var.rules[*].destinations) : try(destination.to, null) != null])
+    error_message = "Each of a rule's destinations says where the image goes: to."
   }
 
   validation {

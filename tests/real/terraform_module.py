@@ -159,7 +159,7 @@ class Module:
             kind, = nodes(kind)
         if kind.data == "function_call" and tokens(nodes(kind)[0]) == ["optional"]:
             kind, = nodes(nodes(kind)[1])
-        elif value.get(field) is None:
+        elif field not in value:
             raise Refused(f"{name}: the attribute {field} is required")
         return self._converted(value.get(field), kind, f"{name}.{field}")
 
@@ -248,10 +248,11 @@ class Module:
         left, term = nodes(tree)
         operator, right = nodes(term)
         match tokens(operator)[0]:
+            # Terraform before 1.12 evaluates both sides, and fails where either does.
             case "&&":
-                return self._truth(left, scope) and self._truth(right, scope)
+                return all([self._truth(left, scope), self._truth(right, scope)])
             case "||":
-                return self._truth(left, scope) or self._truth(right, scope)
+                return any([self._truth(left, scope), self._truth(right, scope)])
             case sign:
                 return self._compared(sign, self._value(left, scope), self._value(right, scope))
 
@@ -393,7 +394,10 @@ class Module:
                     raise Refused("try: nothing succeeds")
                 return found[0][0]
             case function if function in FUNCTIONS:
-                return FUNCTIONS[function](*[self._value(argument, scope) for argument in given])
+                values = [self._value(argument, scope) for argument in given]
+                if None in values and function not in TAKE_NULL:
+                    raise Refused(f"{function}: an argument is null")
+                return FUNCTIONS[function](*values)
             case function:
                 raise NotImplementedError(function)
 
@@ -476,3 +480,4 @@ FUNCTIONS: dict[str, Callable] = {
     "jsondecode": decoded, "jsonencode": encoded, "keys": named, "length": len, "lower": str.lower, "merge": merged,
     "one": only, "regex": matched, "tostring": text,
 }
+TAKE_NULL = {"coalesce", "jsonencode"}

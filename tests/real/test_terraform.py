@@ -351,7 +351,8 @@ def test_the_function_gets_each_signature_that_is_required(module):
 @pytest.mark.parametrize(("wrong", "message"), [
     ({"source": "Acme/*"}, "source"), ({"source": "*/api"}, "source"), ({"source": "acme"}, "source"), ({"source": None}, "source"),
     ({"destinations": []}, "destinations"), ({"destinations": [{"to": "a"}] * 65}, "destinations"),
-    ({"destinations": [{"platform": "linux/arm64"}]}, "to is required"),
+    ({"destinations": None}, "destinations"),
+    ({"destinations": [{"platform": "linux/arm64"}]}, "to is required"), ({"destinations": [{"to": None}]}, "destinations"),
     ({"platform": "linux/arm64", "platforms": ["linux/arm64"]}, "platform"),
     ({"destinations": [{"to": "a", "platform": "linux/arm64", "platforms": []}]}, "platform"),
     ({"tags": {"newest": 0}}, "newest"), ({"tags": {"newest": 1.5}}, "newest"), ({"tags": {"newest": "ten"}}, "newest"),
