@@ -37,12 +37,13 @@
 //! | [`copy`] | survey, plan, transfer, report |
 //! | | **Adapters** |
 //! | [`registries`] | which host and which credential a repository is reached with |
-//! | [`rules_in_force`] | the rules, read again where they may change |
+//! | [`rules_in_force`], [`roots_in_force`] | the rules and the trusted roots, read again where they may change |
 //! | [`registry`] | one repository on one registry, through a few verbs; all of GHCR's and ECR's quirks |
 //! | [`github`] | GitHub's REST API: packages, and the tags of a digest |
 //! | [`aws`] | the AWS APIs: secrets, ECR's authorization, the queue |
 //! | | **Vocabulary** |
 //! | [`config`], [`rules`] | settings, and what may be copied where |
+//! | [`verification`], [`public_key`] | whether an image is signed as a rule requires |
 //! | [`job`], [`reference`](mod@reference), [`destination`] | one copy to make; what is copied, and where to |
 //! | [`platform`], [`endpoint`], [`token`] | platforms, and the forms of an image; registry hosts; GitHub tokens |
 //! | [`retry`], [`deadline`], [`allowance`] | the one owner of further tries, of time, of the memory for manifests |

@@ -121,6 +121,7 @@ resource "aws_lambda_function" "copy" {
       { for name, value in {
         GHCR_TOKEN_SECRET_ID = var.ghcr_token_secret_arn
         EVENT_BUS            = var.report_bus
+        TRUSTED_ROOT         = var.trusted_root_secret_arn == "" ? "" : "secret:${var.trusted_root_secret_arn}"
       } : name => value if value != "" },
     )
   }

@@ -276,6 +276,13 @@ resource "aws_iam_role_policy" "copy" {
         Action   = "secretsmanager:GetSecretValue"
         Resource = var.rule_token_secret_arns
       }] : statement if length(var.rule_token_secret_arns) > 0],
+
+      [for statement in [{
+        Sid      = "TrustedRoot"
+        Effect   = "Allow"
+        Action   = "secretsmanager:GetSecretValue"
+        Resource = var.trusted_root_secret_arn
+      }] : statement if var.trusted_root_secret_arn != ""],
     )
   })
 }

@@ -272,7 +272,7 @@ variable "ghcr_token_secret_arn" {
 }
 
 variable "rule_token_secret_arns" {
-  description = "Further secrets, those that the rules name as token_secret_id. Empty when there are none."
+  description = "Further secrets, those that the rules name as token_secret_id or cosign_key. Empty when there are none."
   type        = list(string)
   default     = []
   nullable    = false
@@ -287,6 +287,18 @@ variable "webhook_secret_arn" {
   validation {
     condition     = can(regex("^(arn:[^:]+:secretsmanager:.+)?$", var.webhook_secret_arn))
     error_message = "webhook_secret_arn must be the ARN of a Secrets Manager secret, or empty."
+  }
+}
+
+variable "trusted_root_secret_arn" {
+  description = "Secret with the trusted roots of Sigstore that the rules' require believes, one JSON document a line, as `gh attestation trusted-root` prints them. Empty takes those that are built in."
+  type        = string
+  default     = ""
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^(arn:[^:]+:secretsmanager:.+)?$", var.trusted_root_secret_arn))
+    error_message = "trusted_root_secret_arn must be the ARN of a Secrets Manager secret, or empty."
   }
 }
 

@@ -202,6 +202,7 @@ EVERY_RIGHT = {
     "ManageRepositories": "true", "AllowPrune": "true", "XRayTracing": "true", "SubnetIds": "subnet-1", "SecurityGroupIds": "sg-1",
     "ReportBus": "arn:aws:events:eu-west-3:123456789012:event-bus/images", "RepositoryKeyArn": KEY, "QueueKeyArn": KEY,
     "SecretsKeyArn": KEY, "RulesSecretArn": SECRET, "GhcrTokenSecretArn": SECRET, "RuleTokenSecretArns": SECRET,
+    "TrustedRootSecretArn": SECRET,
 }
 
 

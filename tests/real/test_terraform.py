@@ -110,6 +110,7 @@ OPTIONS = {
     "schedule_state": "ENABLED",
     "secrets_key_arn": KEY,
     "source_registry": "https://containers.example.com",
+    "trusted_root_secret_arn": SECRET,
     "webhook_rate_limit": 5,
     "webhook_secret_arn": SECRET,
     "xray_tracing": True,
