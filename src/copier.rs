@@ -13,6 +13,7 @@ use std::sync::Arc;
 use futures_util::future;
 use secrecy::SecretString;
 
+pub use self::gate::Asked;
 pub use self::left_out::Held;
 
 use crate::copy::report::{Report, Subject};

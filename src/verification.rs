@@ -75,6 +75,16 @@ pub enum Verified {
     },
 }
 
+/// Whom a person would name.
+impl fmt::Display for Verified {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verified::Attestation { identity, .. } => identity.fmt(formatter),
+            Verified::CosignKey { key } => write!(formatter, "the key {key}"),
+        }
+    }
+}
+
 /// Why a piece of evidence does not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flaw {

@@ -7,8 +7,9 @@ use tokio::sync::OnceCell;
 
 use super::destinations::Place;
 use super::{Check, Line, Status};
-use crate::copier::Copier;
-use crate::error::Result;
+use crate::allowance::Memory;
+use crate::copier::{Asked, Copier};
+use crate::error::{Error, Result};
 use crate::github::Version;
 use crate::reference::{Source, is_package};
 use crate::registry::Repository;
@@ -146,7 +147,46 @@ impl Check<'_> {
         if rule.min_age().is_some() {
             lines.push(self.age(rule, &source, &package, newest).await);
         }
+        if !rule.require().is_empty() {
+            lines.push(self.signature(rule, &source, &package, newest).await);
+        }
         (lines, Some(Sample { package, tags }))
+    }
+
+    /// Whether the newest image is signed as the rule requires.
+    async fn signature(&self, rule: &Rule, source: &Repository, package: &str, tag: &str) -> Line {
+        let check = format!("signature of {package}");
+        let verified = async {
+            let digest = retry(source.observer(), || source.resolve(tag)).await?;
+            let Some(digest) = digest else {
+                return Ok(None);
+            };
+            let asked = Asked {
+                rule,
+                package,
+                source,
+                digest,
+                pushed_at: None,
+            };
+            let allowance = Memory::default().allowance();
+            let verified = self.copier.expect_signed(&asked, &allowance).await;
+            verified.map(Some)
+        };
+        match self.deadline.bound(Box::pin(verified)).await {
+            Ok(Some(verified)) => {
+                let detail =
+                    format!("{package}:{tag} is signed as the rule requires, by {verified}");
+                Line::ok(check, detail)
+            }
+            Ok(None) => Line::warning(check, format!("{package}:{tag} is gone"), "check again"),
+            // It is the image's fault, and not the deployment's.
+            Err(error @ Error::Unsigned { .. }) => Line::warning(
+                check,
+                format!("{package}:{tag} would not be copied: {error}"),
+                "sign the image, or change the rule's `require`",
+            ),
+            Err(error) => Line::of_error(check, &error).at("`require`"),
+        }
     }
 
     /// Whether GitHub says how old an image is, where the rule asks for an age: an image of which that is not known is not copied.

@@ -49,63 +49,32 @@ impl Gate for RuleGate<'_> {
             if self.rule.require().is_empty() {
                 return Ok(Admission::Admitted(None));
             }
-            let verified = self.expect_signed(digest, allowance).await?;
+            let asked = Asked {
+                rule: self.rule,
+                package,
+                source: &self.source,
+                digest,
+                pushed_at: self.job.options.pushed_at,
+            };
+            let verified = self.copier.expect_signed(&asked, allowance).await?;
             Ok(Admission::Admitted(Some(verified)))
         };
         admission.boxed()
     }
 }
 
-impl RuleGate<'_> {
-    /// Says by whom an image is signed, in one of the ways that the rule names.
-    ///
-    /// # Errors
-    /// [`Error::Unsigned`], or what could not be asked for.
-    async fn expect_signed(&self, digest: Digest, allowance: &Allowance) -> Result<Verified> {
-        let (copier, package) = (self.copier, &self.job.source.package);
-        let keys = copier.keys(self.rule).await?;
-        let mut keys = keys.iter();
-        let requirements = self.rule.require().iter();
-        let required = requirements.filter_map(|requirement| match requirement {
-            Requirement::Attestation(expected) => Some(Required::Attestation(expected)),
-            Requirement::CosignKey(CosignKey::Written(key)) => Some(Required::Key(key)),
-            Requirement::CosignKey(CosignKey::Secret(_)) => keys.next().map(Required::Key),
-        });
-        let required: Vec<Required<'_>> = required.collect();
-        let roots = copier.trusted_roots.get().await?;
-        let mut search = Search::new(&required, package, &digest, &roots);
-        let token_secret_id = self.rule.token_secret_id();
-        let searched = copier.search(&mut search, &self.source, token_secret_id, allowance);
-        if let Some(verified) = searched.await? {
-            return Ok(verified);
-        }
-        Err(Error::Unsigned {
-            reference: self.source.reference(&digest.to_string()),
-            is_awaited: !search.has_candidate() && self.is_fresh(&digest).await,
-            expected: search.expected(),
-            found: search.found(),
-        })
-    }
-
-    /// Whether the image was pushed so lately that what signs it may be under way. Unknown counts as long ago.
-    async fn is_fresh(&self, digest: &Digest) -> bool {
-        let pushed_at = match self.job.options.pushed_at {
-            Some(pushed_at) => Some(pushed_at),
-            None => {
-                let (token, package) = (self.rule.token_secret_id(), &self.job.source.package);
-                let named = Named::Digest(digest);
-                let created_at = self.copier.created_at(token, package, named).await;
-                created_at.ok().flatten()
-            }
-        };
-        // The clocks of two machines may differ.
-        let age = |pushed_at| {
-            SystemTime::now()
-                .duration_since(pushed_at)
-                .unwrap_or_default()
-        };
-        pushed_at.is_some_and(|pushed_at| age(pushed_at) < FOLLOWS_WITHIN)
-    }
+/// An image at the source, and what is asked of it.
+pub struct Asked<'a> {
+    /// Whose `require` has to be met.
+    pub rule: &'a Rule,
+    /// `owner/name`.
+    pub package: &'a str,
+    /// Where the image and what signs it are read.
+    pub source: &'a Repository,
+    /// Its digest there.
+    pub digest: Digest,
+    /// When the function learnt of its push.
+    pub pushed_at: Option<SystemTime>,
 }
 
 impl Copier {
@@ -168,6 +137,58 @@ impl Copier {
             persistently(|| self.github.created_at(Some(&token), package, named)).await
         };
         self.registries.with_token(token_secret_id, look).await
+    }
+
+    /// Says by whom an image is signed, in one of the ways that the rule names, of which there is at least one.
+    ///
+    /// # Errors
+    /// [`Error::Unsigned`], or what could not be asked for.
+    pub async fn expect_signed(
+        &self,
+        asked: &Asked<'_>,
+        allowance: &Allowance,
+    ) -> Result<Verified> {
+        let rule = asked.rule;
+        let keys = self.keys(rule).await?;
+        let mut keys = keys.iter();
+        let requirements = rule.require().iter();
+        let required = requirements.filter_map(|requirement| match requirement {
+            Requirement::Attestation(expected) => Some(Required::Attestation(expected)),
+            Requirement::CosignKey(CosignKey::Written(key)) => Some(Required::Key(key)),
+            Requirement::CosignKey(CosignKey::Secret(_)) => keys.next().map(Required::Key),
+        });
+        let required: Vec<Required<'_>> = required.collect();
+        let roots = self.trusted_roots.get().await?;
+        let mut search = Search::new(&required, asked.package, &asked.digest, &roots);
+        let searched = self.search(&mut search, asked.source, rule.token_secret_id(), allowance);
+        if let Some(verified) = searched.await? {
+            return Ok(verified);
+        }
+        Err(Error::Unsigned {
+            reference: asked.source.reference(&asked.digest.to_string()),
+            is_awaited: !search.has_candidate() && self.is_fresh(asked).await,
+            expected: search.expected(),
+            found: search.found(),
+        })
+    }
+
+    /// Whether the image was pushed so lately that what signs it may be under way. Unknown counts as long ago.
+    async fn is_fresh(&self, asked: &Asked<'_>) -> bool {
+        let pushed_at = match asked.pushed_at {
+            Some(pushed_at) => Some(pushed_at),
+            None => {
+                let (token, named) = (asked.rule.token_secret_id(), Named::Digest(&asked.digest));
+                let created_at = self.created_at(token, asked.package, named).await;
+                created_at.ok().flatten()
+            }
+        };
+        // The clocks of two machines may differ.
+        let age = |pushed_at| {
+            SystemTime::now()
+                .duration_since(pushed_at)
+                .unwrap_or_default()
+        };
+        pushed_at.is_some_and(|pushed_at| age(pushed_at) < FOLLOWS_WITHIN)
     }
 
     /// Those of the rule's keys that are in secrets.
