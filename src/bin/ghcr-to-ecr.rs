@@ -14,5 +14,6 @@ async fn main() -> ExitCode {
     reason = "the one place that reads the environment"
 )]
 fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+    // What is no text is shown to be wrong, not taken to be absent.
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
