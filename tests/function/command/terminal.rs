@@ -114,7 +114,7 @@ async fn what_moves_twice_is_expected_twice() {
     scenario.push(REPOSITORY, "1", &image);
     scenario.ecr.create_repository("dr/api");
     let server = &scenario.ecr.server;
-    server.fault("PUT", "/v2/dr/api/blobs/", 1, Fault::html(503));
+    server.fault("PUT", "/v2/dr/api/blobs/", 2, Fault::html(503));
     let tags = ["/v2/prod/api/manifests/1", "/v2/dr/api/manifests/1"];
     for tag in tags {
         server.fault("PUT", tag, 1, Fault::Hold);
