@@ -1,12 +1,17 @@
 //! Starts the laptop's command. Nothing is decided here.
 
+use std::io;
 use std::process::ExitCode;
 
 use ghcr_to_ecr::command;
+use tokio::runtime::Builder;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    command::run(std::env::args_os(), environment).await
+fn main() -> io::Result<ExitCode> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(command::run(std::env::args_os(), environment));
+    // The operating system can't be told to give up the look-up of a name. After Ctrl-C nobody waits for it.
+    runtime.shutdown_background();
+    Ok(status)
 }
 
 #[expect(
