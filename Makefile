@@ -29,11 +29,12 @@ LOCAL_OPTIONS = --template $(LOCAL_BUILD)/template.yaml --parameter-overrides Ar
 help: ## list these targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# In the development profile, which is built in a fraction of the time: a copy waits for the network.
+# In the development profile, which is built in a fraction of the time: a copy waits for the network. The shell reads the names from
+# the environment, which make puts its command line's variables into, so that nothing in them is a command to it. Standard output
+# has the command's result alone.
 copy: ## copy an image from this machine: SOURCE=ghcr.io/…:1.2.3 DESTINATION=repository (OPTIONS=--dry-run)
-	@test -n "$(SOURCE)" || { echo 'make copy SOURCE=ghcr.io/owner/name:tag DESTINATION=repository[:tag]' >&2; exit 2; }
-	cargo build --locked --features cli --bin ghcr-to-ecr
-	@target/debug/ghcr-to-ecr copy $(OPTIONS) -- "$(SOURCE)" $(if $(DESTINATION),"$(DESTINATION)")
+	@test -n "$$SOURCE" || { echo 'make copy SOURCE=ghcr.io/owner/name:tag DESTINATION=repository[:tag]' >&2; exit 2; }
+	@cargo run --locked --features cli --bin ghcr-to-ecr -- copy $(OPTIONS) -- "$$SOURCE" $${DESTINATION:+"$$DESTINATION"}
 
 # The development profile: the release profile's link-time optimisation takes longer than all else together. And the whole
 # workspace's features, though only these two are built: then both share one build of each crate, which the tests use too.

@@ -98,7 +98,7 @@ impl Check<'_> {
         let registries = &self.copier.registries;
         let mut lines = match self.deadline.bound(registries.authorize()).await {
             Ok(host) => {
-                let detail = format!("ECR authorizes the function; its registry is {host}");
+                let detail = format!("ECR gives an authorization for its registry {host}");
                 vec![Line::ok(CHECK, detail)]
             }
             Err(error) if error.kind() == Kind::Denied && self.is_receiver() => {

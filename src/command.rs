@@ -36,8 +36,10 @@ use crate::rules::Rules;
 /// The exit status for arguments or settings that can't be used, as that of most commands.
 const USAGE: u8 = 2;
 
-/// The exit status after Ctrl-C: 128 and the signal's number, as shells have it.
+/// The exit statuses after Ctrl-C and after a request to end, as `kill` and systems for continuous integration send it: 128 and the
+/// signal's number, as shells have it.
 const INTERRUPTED: u8 = 130;
+const TERMINATED: u8 = 143;
 
 /// What these modules log, the command prints.
 const PRINTED: [&str; 2] = ["ghcr_to_ecr::reports", "ghcr_to_ecr::check"];
@@ -52,12 +54,12 @@ enum End {
     Usage(Error),
     /// It did not get to its reports.
     Failed(Error),
-    /// The person has stopped it.
-    Interrupted,
+    /// A person or another process has stopped it, which gives this exit status.
+    Stopped(u8),
 }
 
 /// Does what the arguments say, with the settings that `environment` gives, and gives the exit status: 0, or 1 if it failed, 2 for
-/// what can't be understood, 130 after Ctrl-C.
+/// what can't be understood, 130 after Ctrl-C, 143 after SIGTERM.
 pub async fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl Fn(&str) -> Option<String>,
@@ -71,8 +73,7 @@ pub async fn run(
         }
     };
     if let Verb::Completions { shell } = verb {
-        output::completions(shell, &mut Arguments::command());
-        return ExitCode::SUCCESS;
+        return end_of_output(output::completions(shell, &mut Arguments::command()), 0);
     }
     let screen = Screen::of_standard_error(environment("TERM").as_deref());
     let lines = screen.clone();
@@ -84,7 +85,7 @@ pub async fn run(
     let mut reports = Reports::default();
     let end = {
         let work = perform(&verb, environment, movements, &mut reports);
-        let work = progress.during(until_interrupted(work));
+        let work = progress.during(until_stopped(work));
         Box::pin(work).await
     };
     let arrived = progress.end();
@@ -92,18 +93,27 @@ pub async fn run(
     let (is_json, own_status) = (verb.is_json(), end.status());
     match end {
         End::Checked(checklist) => {
-            output::checklist(&checklist, is_json);
-            return status(u8::from(checklist.status() == Status::Failed));
+            let is_written = output::checklist(&checklist, is_json);
+            return end_of_output(is_written, u8::from(checklist.status() == Status::Failed));
         }
         End::Reported => {}
         End::Usage(error) | End::Failed(error) => reports.add(failed(&error)),
-        End::Interrupted => {
+        End::Stopped(_) => {
             output::interrupted(arrived);
             reports.add(failed(&Error::Interrupted));
         }
     }
-    output::reports(&reports, is_json);
-    status(own_status.unwrap_or_else(|| status_of(&verb, reports.outcome())))
+    let is_written = output::reports(&reports, is_json);
+    let code = own_status.unwrap_or_else(|| status_of(&verb, reports.outcome()));
+    end_of_output(is_written, code)
+}
+
+/// The exit status; a result that could not be written is a failure.
+fn end_of_output(is_written: bool, code: u8) -> ExitCode {
+    match (is_written, code) {
+        (false, 0) => status(1),
+        (_, code) => status(code),
+    }
 }
 
 /// Whoever asks for one image wants it to be there, so that it was ignored is a failure to him; to whoever asks for what the rules
@@ -131,19 +141,32 @@ impl End {
     fn status(&self) -> Option<u8> {
         match self {
             End::Usage(_) => Some(USAGE),
-            End::Interrupted => Some(INTERRUPTED),
+            End::Stopped(code) => Some(*code),
             End::Reported | End::Checked(_) | End::Failed(_) => None,
         }
     }
 }
 
-/// Works until it is done, or until Ctrl-C. Work that is dropped leaves what is done, and the tag is the last that it does.
-async fn until_interrupted(work: impl Future<Output = Result<End, End>>) -> End {
+/// Works until it is done, or until Ctrl-C or SIGTERM. Work that is dropped leaves what is done, and the tag is the last that it does.
+async fn until_stopped(work: impl Future<Output = Result<End, End>>) -> End {
     tokio::select! {
         biased;
         end = work => end.unwrap_or_else(|end| end),
-        Ok(()) = tokio::signal::ctrl_c() => End::Interrupted,
+        Ok(()) = tokio::signal::ctrl_c() => End::Stopped(INTERRUPTED),
+        Some(()) = terminated() => End::Stopped(TERMINATED),
     }
+}
+
+/// Waits for SIGTERM; `None` where that can't be waited for.
+#[cfg(unix)]
+async fn terminated() -> Option<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    signal(SignalKind::terminate()).ok()?.recv().await
+}
+
+#[cfg(not(unix))]
+async fn terminated() -> Option<()> {
+    None
 }
 
 /// Carries out what was asked for. Arguments and settings are looked at first, then who the caller is at AWS: both are quicker put
@@ -154,17 +177,23 @@ async fn perform(
     movements: Arc<Movements>,
     reports: &mut Reports,
 ) -> Result<End, End> {
-    let settings = Settings::read_for_command(environment).map_err(End::Usage)?;
-    let event = Event::read(verb.event()).map_err(End::Usage)?;
-    expect_clear(verb, &event, &settings).map_err(End::Usage)?;
+    let settings = Settings::read_for_command(&environment).map_err(usage)?;
+    let event = Event::read(verb.event()).map_err(usage)?;
+    expect_clear(verb, &event, &settings).map_err(usage)?;
     let http = registry::client().map_err(End::Failed)?;
     let configuration = aws::configuration(http.clone()).await;
-    aws::identity::expect_region(&configuration).map_err(End::Usage)?;
-    let configuration = aws::identity::sign_in(configuration).await;
+    let profile = environment("AWS_PROFILE").filter(|profile| !profile.is_empty());
+    let profile = profile.as_deref();
+    aws::identity::expect_region(&configuration, profile).map_err(usage)?;
+    let configuration = aws::identity::sign_in(configuration, profile).await;
     let configuration = configuration.map_err(End::Failed)?;
 
     let clients = Clients::new(settings, http, &configuration).await;
-    let clients = clients.map_err(End::Failed)?;
+    // The rules may be in a secret.
+    let clients = clients.map_err(|error| match error {
+        Error::Setting { .. } => End::Usage(error),
+        error => End::Failed(error),
+    })?;
     let deadline = Deadline::of_a_week();
     let shared = Shared::new(deadline, clients.settings.blob_concurrency).watched(movements);
     let invocation = clients.invocation("command", shared).await;
@@ -172,7 +201,7 @@ async fn perform(
     match event {
         Event::Direct(direct) => {
             let jobs = direct.jobs(&invocation.rules, &clients.settings.hosts);
-            let jobs = jobs.map_err(End::Usage)?;
+            let jobs = jobs.map_err(usage)?;
             reports.extend(Box::pin(invocation.copy_all(jobs)).await);
         }
         Event::Reconcile(scope) => {
@@ -185,6 +214,17 @@ async fn perform(
     }
     reports.add_up(invocation.shared.estimate.sum());
     Ok(End::Reported)
+}
+
+/// What a person has written can't be used. He knows of no event that his arguments make.
+fn usage(error: Error) -> End {
+    const EVENT: &str = "a direct event, but ";
+    End::Usage(match error {
+        Error::Event(reason) => {
+            Error::Arguments(reason.strip_prefix(EVENT).unwrap_or(&reason).to_owned())
+        }
+        error => error,
+    })
 }
 
 /// Refuses what can be seen to be wrong before anybody is asked for anything.

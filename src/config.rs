@@ -90,6 +90,17 @@ impl Settings {
     pub fn read_for_command(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let token = lookup("GHCR_TOKEN").map(|token| token.trim().to_owned());
         let token = token.filter(|token| !token.is_empty());
+        // Two lines, a word too many, or the secret's JSON: no registry would say what is wrong with it.
+        let is_token = |token: &String| {
+            !token.starts_with('{') && token.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if token.as_ref().is_some_and(|token| !is_token(token)) {
+            return Err(Error::Setting {
+                name: "GHCR_TOKEN",
+                value: "…".to_owned(),
+                reason: "expected the token itself, such as `gh auth token` prints it: one word without spaces".to_owned(),
+            });
+        }
         let lookup = |name: &str| lookup(name).filter(|_| !OF_TRIGGERS.contains(&name));
         let mut settings = Settings::read_with(lookup, |value, hosts| match value {
             Some(_) => rules(value, hosts),
@@ -106,6 +117,7 @@ impl Settings {
         lookup: impl Fn(&str) -> Option<String>,
         rules: impl FnOnce(Option<String>, &Hosts) -> Result<RulesSetting>,
     ) -> Result<Self> {
+        expect_endpoints(&lookup)?;
         let lookup = |name: &str| lookup(name).filter(|value| !value.trim().is_empty());
         let endpoint = |name: &'static str| match lookup(name) {
             Some(value) => Endpoint::parse(&value)
@@ -164,6 +176,31 @@ impl Settings {
             trusted_root: trusted_root(lookup("TRUSTED_ROOT"))?,
         })
     }
+}
+
+/// The AWS SDK takes an empty address for one, and panics at the first call; of another that it can't use it says so with the whole
+/// request.
+fn expect_endpoints(lookup: impl Fn(&str) -> Option<String>) -> Result<()> {
+    const NAMES: [&str; 5] = [
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_ECR",
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+        "AWS_ENDPOINT_URL_SQS",
+        "AWS_ENDPOINT_URL_EVENTBRIDGE",
+    ];
+    for name in NAMES {
+        let Some(value) = lookup(name) else {
+            continue;
+        };
+        if !Url::parse(&value).is_ok_and(|url| is_address(&url)) {
+            return Err(Error::Setting {
+                name,
+                value: without_user(&value),
+                reason: "expected a URL such as http://localhost:4566, or no such variable at all: the AWS SDK does not take an empty one for none".to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn rules(value: Option<String>, hosts: &Hosts) -> Result<RulesSetting> {

@@ -111,6 +111,10 @@ pub enum Error {
     #[error("event not understood: {0}")]
     Event(String),
 
+    /// The laptop's command can't use one of its arguments.
+    #[error("{0}")]
+    Arguments(String),
+
     /// An HTTP request does not carry a valid signature. The text is the same whatever was wrong, and says nothing of the secret.
     #[error(
         "signature refused: `X-Hub-Signature-256` is missing or does not match the body; set the same secret in the GitHub webhook and in the secret that WEBHOOK_SECRET_ID names"
@@ -212,7 +216,7 @@ pub enum Error {
 
     /// A person has stopped the laptop's command.
     #[error(
-        "interrupted: blobs that have arrived stay, and the tags of copies that were not complete are as they were; give the same command again to resume"
+        "interrupted: blobs that have arrived stay; a tag is written last, so it is as it was, unless its copy was just about to end; give the same command again: it resumes, or says that the image is there"
     )]
     Interrupted,
 
@@ -228,9 +232,11 @@ impl Error {
     /// The one classification that everything else follows.
     pub fn kind(&self) -> Kind {
         match self {
-            Error::Event(_) | Error::Setting { .. } | Error::Rule(_) | Error::Content { .. } => {
-                Kind::Invalid
-            }
+            Error::Event(_)
+            | Error::Arguments(_)
+            | Error::Setting { .. }
+            | Error::Rule(_)
+            | Error::Content { .. } => Kind::Invalid,
             Error::Signature => Kind::Denied,
             Error::Api { kind, .. } | Error::Registry { kind, .. } => *kind,
             Error::PartMissing { .. } => Kind::Transient,

@@ -57,7 +57,16 @@ pub fn client() -> Result<Client> {
         .connect_timeout(Duration::from_secs(10))
         .user_agent(concat!("ghcr-to-ecr/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(|error| Error::Internal(format!("no HTTP client: {error}")))
+        .map_err(|error| {
+            let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| {
+                error.source()
+            });
+            let causes: Vec<String> = causes.map(ToString::to_string).collect();
+            Error::Internal(format!(
+                "no HTTP client: {}; SSL_CERT_FILE, if it is set, names the certificates to trust",
+                causes.join(": ")
+            ))
+        })
 }
 
 /// One repository on one registry. Clones share the authorization.

@@ -10,18 +10,33 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use super::error::with_causes;
 use crate::error::{Error, Kind, Result};
 
-/// Expects a Region.
+/// Expects a Region. `profile` is the variable `AWS_PROFILE`: a profile that is not there is none to the SDK.
 ///
 /// # Errors
-/// [`Error::Setting`] if neither the environment nor the profile names one.
-pub fn expect_region(configuration: &SdkConfig) -> Result<()> {
-    match configuration.region() {
-        Some(_) => Ok(()),
-        None => Err(Error::Setting {
-            name: "AWS_REGION",
-            value: String::new(),
-            reason: "expected the Region of your ECR: export AWS_REGION=eu-west-3, or name it in your profile: aws configure set region eu-west-3".to_owned(),
-        }),
+/// [`Error::Setting`] if neither the environment nor the profile names one, or what they name can't be one.
+pub fn expect_region(configuration: &SdkConfig, profile: Option<&str>) -> Result<()> {
+    let region = configuration
+        .region()
+        .map(AsRef::as_ref)
+        .unwrap_or_default();
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if !region.is_empty() && region.bytes().all(is_allowed) {
+        return Ok(());
+    }
+    let profile = named(profile, "your profile");
+    Err(Error::Setting {
+        name: "AWS_REGION",
+        value: region.to_owned(),
+        reason: format!(
+            "expected the Region of your ECR: export AWS_REGION=eu-west-3, or name it in {profile}: aws configure set region eu-west-3"
+        ),
+    })
+}
+
+fn named(profile: Option<&str>, otherwise: &str) -> String {
+    match profile {
+        Some(profile) => format!("the profile {profile:?} (AWS_PROFILE)"),
+        None => otherwise.to_owned(),
     }
 }
 
@@ -30,7 +45,7 @@ pub fn expect_region(configuration: &SdkConfig) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Api`] says how to come by some.
-pub async fn sign_in(configuration: SdkConfig) -> Result<SdkConfig> {
+pub async fn sign_in(configuration: SdkConfig, profile: Option<&str>) -> Result<SdkConfig> {
     let Some(provider) = configuration.credentials_provider() else {
         return Err(missing("no provider is configured".to_owned()));
     };
@@ -39,10 +54,10 @@ pub async fn sign_in(configuration: SdkConfig) -> Result<SdkConfig> {
     let first = first.map_err(|error| {
         missing(match error {
             // Its own text has a line for each of the places.
-            CredentialsError::CredentialsNotLoaded(_) => {
-                "there are no credentials in the environment, in a profile or of this machine"
-                    .to_owned()
-            }
+            CredentialsError::CredentialsNotLoaded(_) => format!(
+                "there are no credentials in the environment, in {} or of this machine",
+                named(profile, "a profile")
+            ),
             error => with_causes(&error),
         })
     })?;

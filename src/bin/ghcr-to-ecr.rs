@@ -1,12 +1,17 @@
 //! Starts the laptop's command. Nothing is decided here.
 
+use std::io;
 use std::process::ExitCode;
 
 use ghcr_to_ecr::command;
+use tokio::runtime::Builder;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
-    command::run(std::env::args_os(), environment).await
+fn main() -> io::Result<ExitCode> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(command::run(std::env::args_os(), environment));
+    // The operating system can't be told to give up the look-up of a name. After Ctrl-C nobody waits for it.
+    runtime.shutdown_background();
+    Ok(status)
 }
 
 #[expect(
@@ -14,5 +19,6 @@ async fn main() -> ExitCode {
     reason = "the one place that reads the environment"
 )]
 fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+    // What is no text is shown to be wrong, not taken to be absent.
+    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }

@@ -192,7 +192,7 @@ fn texts(error: &Error) -> (String, String) {
     let detail = detail.trim_end_matches("; ").to_owned();
     let usual = match error.kind() {
         Kind::Transient => {
-            "check again; if it stays, look at the function's way there: names, routes, firewalls and proxies"
+            "check again; if it stays, look at the way there: names, routes, firewalls and proxies"
         }
         Kind::Internal => "report it as a fault of this program",
         _ => "correct what the detail names",

@@ -90,15 +90,17 @@ impl Check<'_> {
 
     async fn token(&self, ReadToken { id, place, token }: &ReadToken) -> Vec<Line> {
         let secret = format!("secret {id}");
-        let check = format!("token in {id}");
+        let is_held = id == GHCR_TOKEN;
+        let check = match is_held {
+            true => "token".to_owned(),
+            false => format!("token in {id}"),
+        };
         let token = match token {
             Ok(token) => token,
             Err(error) => return vec![Line::of_error(secret, error).at(place)],
         };
-        let readable = Line::ok(
-            secret,
-            format!("{place}: it can be read, and holds a token"),
-        );
+        let readable = format!("{place}: it can be read, and holds a token");
+        let readable = (!is_held).then(|| Line::ok(secret, readable));
         let kind = token::Kind::of(token.text.expose_secret());
         let now = SystemTime::now();
         let line = match self.deadline.bound(self.copier.github.grant(token)).await {
@@ -107,7 +109,7 @@ impl Check<'_> {
             Err(_) if !kind.can_pull() => token::judge(check, id, kind, &Grant::default(), now),
             Err(error) => judge_refusal(check, id, &error),
         };
-        vec![readable, line.at(place)]
+        readable.into_iter().chain([line.at(place)]).collect()
     }
 }
 

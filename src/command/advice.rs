@@ -13,11 +13,8 @@ pub(super) fn of(error: &Error) -> Option<&'static str> {
         (Side::Destination, Kind::NotFound) => Some(
             "each Region has repositories of its own: if it exists in another one, set AWS_REGION, or write the registry's host before the repository",
         ),
-        (Side::Destination, Kind::Denied) => {
-            Some("here the role is whoever you are at AWS: aws sts get-caller-identity")
-        }
         (Side::Source, Kind::NotFound) => Some("the page of the package on GitHub lists its tags"),
-        _ => None,
+        _ => of_role(error.advice()),
     };
     match error {
         Error::Registry { side, kind, .. } => of_registry(*side, *kind),
@@ -27,10 +24,18 @@ pub(super) fn of(error: &Error) -> Option<&'static str> {
             Kind::Transient => Some(
                 "if the name of the host is not known, AWS_REGION is not the name of a Region, such as eu-west-3",
             ),
-            _ => Some(
-                "here the role is whoever you are at AWS: aws sts get-caller-identity; after aws sso login, try again",
+            Kind::Denied => Some(
+                "here the function's role is whoever you are at AWS: aws sts get-caller-identity; after aws sso login, try again",
             ),
+            _ => None,
         },
-        _ => None,
+        _ => of_role(error.advice()),
     }
+}
+
+/// What a text means by the function's role, if it speaks of it: there is no function here.
+pub(super) fn of_role(text: &str) -> Option<&'static str> {
+    text.contains("the function's role").then_some(
+        "here the function's role is whoever you are at AWS: aws sts get-caller-identity",
+    )
 }

@@ -19,7 +19,7 @@ The README has the other settings.
 
 Exit status:
   0  the image is there, or a dry run says what is to do    1  it failed    2  wrong arguments or settings
-  130  interrupted: the tag is as it was, and the same command resumes";
+  130  after Ctrl-C, 143 after SIGTERM: the tag is written last, and the same command resumes";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,7 +63,7 @@ pub(super) enum Verb {
     Check(Json),
     /// Print the completions for a shell
     #[command(
-        after_help = "Examples:\n  source <(ghcr-to-ecr completions bash)\n  ghcr-to-ecr completions zsh > ~/.zfunc/_ghcr-to-ecr\n  ghcr-to-ecr completions fish > ~/.config/fish/completions/ghcr-to-ecr.fish"
+        after_help = "Examples:\n  eval \"$(ghcr-to-ecr completions bash)\"\n  ghcr-to-ecr completions zsh > ~/.zfunc/_ghcr-to-ecr\n  ghcr-to-ecr completions fish > ~/.config/fish/completions/ghcr-to-ecr.fish"
     )]
     Completions {
         /// Which shell

@@ -14,11 +14,11 @@ use super::progress::Arrived;
 use crate::check::Checklist;
 use crate::reports::Reports;
 
-/// Prints the completions for a shell.
-pub(super) fn completions(shell: Shell, command: &mut Command) {
+/// Prints the completions for a shell. False if they could not be written.
+pub(super) fn completions(shell: Shell, command: &mut Command) -> bool {
     let mut text = Vec::new();
     clap_complete::generate(shell, command, "ghcr-to-ecr", &mut text);
-    _ = io::stdout().write_all(&text);
+    write(&String::from_utf8_lossy(&text))
 }
 
 /// Says what is kept of a command that was interrupted.
@@ -28,36 +28,35 @@ pub(super) fn interrupted(arrived: Arrived) {
     _ = writeln!(io::stderr(), "kept: {blobs} blobs, {bytes}");
 }
 
-/// Prints the reports, and what to do if one of them is of a failure.
-pub(super) fn reports(reports: &Reports, is_json: bool) {
-    let answer = match is_json {
-        true => print(reports),
-        false => value(reports),
-    };
+/// Prints the reports, and what to do if one of them is of a failure. False if the result could not be written.
+pub(super) fn reports(reports: &Reports, is_json: bool) -> bool {
+    let answer = value(reports);
+    let mut is_written = !is_json || write(&json(&answer));
     let list = answer["reports"].as_array();
     for report in list.unwrap_or(&vec![answer.clone()]) {
         let is_failure = report["error"].is_string();
+        let text = printable(&text(report));
         match (is_failure, is_json) {
-            (true, _) => _ = io::stderr().write_all(text(report).as_bytes()),
+            (true, _) => _ = io::stderr().write_all(text.as_bytes()),
             (false, true) => {}
-            (false, false) => _ = io::stdout().write_all(text(report).as_bytes()),
+            (false, false) => is_written = is_written && write(&text),
         }
     }
     if !is_json {
-        _ = io::stdout().write_all(summary(&answer).as_bytes());
+        is_written = is_written && write(&printable(&summary(&answer)));
     }
     if let Some(advice) = reports.error().and_then(advice::of) {
-        _ = writeln!(io::stderr(), "hint: {advice}");
+        hint(advice);
     }
+    is_written
 }
 
-/// Prints what was tested.
-pub(super) fn checklist(checklist: &Checklist, is_json: bool) {
-    if is_json {
-        print(checklist);
-        return;
-    }
+/// Prints what was tested. False if that could not be written.
+pub(super) fn checklist(checklist: &Checklist, is_json: bool) -> bool {
     let answer = value(checklist);
+    if is_json {
+        return write(&json(&answer));
+    }
     let word = |line: &Value, name: &str| line[name].as_str().unwrap_or_default().to_owned();
     let mut text = String::new();
     for line in answer["checks"].as_array().into_iter().flatten() {
@@ -68,14 +67,54 @@ pub(super) fn checklist(checklist: &Checklist, is_json: bool) {
             text += &format!("         to do: {remedy}\n");
         }
     }
-    _ = io::stdout().write_all(text.as_bytes());
+    let is_written = write(&printable(&text));
+    if let Some(advice) = advice::of_role(&text) {
+        hint(advice);
+    }
+    is_written
 }
 
-/// Prints one line of JSON.
-fn print(answer: &impl Serialize) -> Value {
-    let answer = value(answer);
-    _ = writeln!(io::stdout(), "{answer}");
-    answer
+/// What a terminal would take for a command to itself, or would hide, in a text that others have written: control characters, and
+/// those that turn the direction of writing or have no width. Each is shown as U+FFFD. (Unicode Technical Report 36, section 3.7)
+pub(super) fn printable(text: &str) -> String {
+    text.replace(is_hidden, "\u{fffd}")
+}
+
+fn is_hidden(character: char) -> bool {
+    let is_mark = matches!(character, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    is_mark || (character.is_control() && character != '\n')
+}
+
+/// One line of JSON, in which such characters are written as JSON's escapes.
+fn json(answer: &Value) -> String {
+    let mut line = String::new();
+    for character in answer.to_string().chars() {
+        match is_hidden(character) {
+            true => line += &format!("\\u{:04x}", u32::from(character)),
+            false => line.push(character),
+        }
+    }
+    line.push('\n');
+    line
+}
+
+/// Writes a part of the result. A reader who has gone is no failure; a disk that is full is one.
+fn write(text: &str) -> bool {
+    let mut output = io::stdout();
+    let result = output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush());
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            _ = writeln!(io::stderr(), "the result could not be written: {error}");
+            false
+        }
+        _ => true,
+    }
+}
+
+fn hint(advice: &str) {
+    _ = writeln!(io::stderr(), "hint: {advice}");
 }
 
 fn value(answer: &impl Serialize) -> Value {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::output::printable;
 use crate::observer::{Movement, Movements, State};
 
 /// How often the blobs are looked at.
@@ -15,8 +16,9 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// Without a terminal, a smaller blob is not worth two lines.
 const LARGE: u64 = 8 * 1024 * 1024;
 
+/// The figures take 72 columns, so that a line fits a terminal of 80; the bar takes the rest.
 const BAR: &str =
-    "{prefix:19} [{bar:28}] {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13}  {eta:>3} left";
+    "{prefix:19} [{wide_bar}] {bytes:>11} of {total_bytes:<11} {bytes_per_sec:>13} {eta:>3} left";
 
 /// Standard error, with or without a terminal.
 #[derive(Clone)]
@@ -34,7 +36,8 @@ impl Screen {
 /// Writes between the bars.
 impl Write for Screen {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let write = || io::stderr().write_all(bytes);
+        let text = printable(&String::from_utf8_lossy(bytes));
+        let write = || io::stderr().write_all(text.as_bytes());
         match &self.0 {
             Some(bars) => bars.suspend(write),
             None => write(),

@@ -122,8 +122,13 @@ impl<'a> Sending<'a> {
         }
         claims.now = Load::new(blob, well);
         claims.later = Load::new(blob, limping);
-        if let (Some(movements), None, None) = (self.movements(), &claims.now, &claims.later) {
-            movements.spare(blob.size);
+        if let Some(movements) = self.movements() {
+            match (&claims.now, &claims.later) {
+                (None, None) => movements.spare(blob.size),
+                // It moves twice.
+                (Some(_), Some(_)) => movements.expect(blob.size),
+                _ => {}
+            }
         }
         claims
     }

@@ -303,7 +303,7 @@ fn checked_realm(realm: &str, endpoint: &Endpoint, place: &Place<'_>) -> Result<
             place.error(
                 Kind::Denied,
                 format!(
-                    "the registry asks to send the credential to another host ({host}), which the function refuses"
+                    "the registry asks to send the credential to another host ({host}), which is refused"
                 ),
             )
         })

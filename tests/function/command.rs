@@ -2,12 +2,14 @@
 
 mod credentials;
 mod errors;
+mod make;
 mod terminal;
 
 use std::process::Stdio;
 
 use serde_json::{Value, json};
 use support::ghcr::Ghcr;
+use support::http::Fault;
 use support::image::{Blob, Image};
 use tokio::process::Command;
 
@@ -48,21 +50,37 @@ fn environment(scenario: &Scenario) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Runs the command to its end without a terminal, with `more` beside or in place of the usual environment.
-async fn run(scenario: &Scenario, arguments: &[&str], more: &[(&str, &str)]) -> Ended {
+/// The command, not yet started, with the usual environment and no terminal.
+fn command(scenario: &Scenario, arguments: &[&str]) -> Command {
     let mut command = Command::new(COMMAND);
     command
         .args(arguments)
         .env_clear()
-        .envs(environment(scenario));
+        .envs(environment(scenario))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs the command to its end without a terminal, with `more` beside or in place of the usual environment; an empty value removes
+/// a variable.
+async fn run(scenario: &Scenario, arguments: &[&str], more: &[(&str, &str)]) -> Ended {
+    let mut command = command(scenario, arguments);
     for (name, value) in more {
         match value.is_empty() {
             true => command.env_remove(name),
             false => command.env(name, value),
         };
     }
-    let command = command.stdin(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.expect("the command starts");
+    ended(command).await
+}
+
+/// Starts a command, and waits for its end.
+async fn ended(mut command: Command) -> Ended {
+    let child = command.spawn().expect("the command starts");
+    let output = child.wait_with_output().await.expect("it ends");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Ended {
         status: output.status.code(),
@@ -173,11 +191,9 @@ async fn a_check_lists_what_it_tests_and_fails_with_what_is_wrong() {
     let well = run(&scenario, &["check", "--json"], &environment).await;
     assert_eq!(well.status, Some(0), "{}", well.output);
     assert_eq!(well.json()["outcome"], "current");
-    assert!(
-        !well.output.contains("GHCR_TOKEN_SECRET_ID"),
-        "{}",
-        well.output
-    );
+    for words in ["GHCR_TOKEN_SECRET_ID", "$GHCR_TOKEN", "function"] {
+        assert!(!well.output.contains(words), "{words}: {}", well.output);
+    }
 
     let without_rules = run(&scenario, &["check"], &[]).await;
     assert_eq!(without_rules.status, Some(0), "{}", without_rules.output);
@@ -224,6 +240,50 @@ async fn without_a_terminal_larger_blobs_have_plain_lines() {
         "{arrived}"
     );
     assert_eq!(ended.json()["bytes"]["copied"], json!(image.blob_bytes()));
+}
+
+/// Whoever keeps the result in a file must learn that it is not there. A reader who has seen enough is no failure.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_result_that_can_not_be_written_is_a_failure_unless_its_reader_has_gone() {
+    let scenario = Scenario::with_image("1").await;
+    let copy = ["copy", SOURCE, "prod/api", "--json"];
+    let all: [&[&str]; 4] = [&copy, &copy[..3], &["check"], &["completions", "bash"]];
+    for arguments in all {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut full_disk = command(&scenario, arguments);
+        full_disk.stdout(full.expect("a disk that is always full"));
+        let Ended { status, errors, .. } = ended(full_disk).await;
+        assert_eq!(status, Some(1), "{arguments:?}: {errors}");
+        assert!(errors.contains("could not be written"), "{errors}");
+
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut unread = command(&scenario, arguments);
+        unread.stdout(writer);
+        let Ended { status, errors, .. } = ended(unread).await;
+        assert_eq!((status, errors.as_str()), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+/// As `kill` and systems for continuous integration stop a process.
+#[tokio::test]
+async fn sigterm_stops_as_ctrl_c_does() {
+    let scenario = Scenario::with_image("1").await;
+    let server = &scenario.ecr.server;
+    server.fault("PUT", "/manifests/1", 1, Fault::Hold);
+    let child = command(&scenario, &["copy", SOURCE, "prod/api", "--json"]).spawn();
+    let child = child.expect("the command starts");
+    server.wait_for("PUT", "/manifests/1").await;
+    let id = child.id().expect("it runs").to_string();
+    let kill = Command::new("kill").args(["-TERM", &id]).status().await;
+    assert!(kill.expect("a signal").success());
+    let output = child.wait_with_output().await.expect("it ends");
+    assert_eq!(output.status.code(), Some(143));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    assert_eq!(report["outcome"], "deferred");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("kept: "));
+    scenario.assert_untouched("stopped", "1");
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! What goes wrong the first time: each error says what to do, and the exit status says whose fault it is.
 
 use support::ghcr::Ghcr;
+use support::image::{Blob, Child};
 
-use super::{SOURCE, run};
-use crate::scenario::Scenario;
+use super::{SOURCE, command, ended, run};
+use crate::scenario::{Image, REPOSITORY, Scenario};
 
 const COPY: [&str; 4] = ["copy", SOURCE, "prod/api", "--json"];
 
@@ -141,4 +142,131 @@ async fn the_token_is_used_before_any_secret_and_never_shown() {
         }
     }
     assert_eq!(scenario.aws.server.count("POST", "GetSecretValue"), 0);
+}
+
+/// A registry's texts may not move the cursor, name the window or turn the direction of what is read.
+#[tokio::test]
+async fn hostile_text_is_no_command_to_the_terminal() {
+    const PLATFORM: &str = "linux/\u{1b}]0;owned\u{7}\u{9b}31m\u{202e}46mra";
+    let scenario = Scenario::start().await;
+    let child = Child {
+        platform: Some(PLATFORM.to_owned()),
+        ..Child::from(Image::single(&[Blob::bytes("layer")]))
+    };
+    scenario.push(REPOSITORY, "1", &Image::index(vec![child]));
+    let platform = [&COPY[..], &["--platform", "linux/arm64"]].concat();
+    let json = run(&scenario, &platform, &[("AWS_LAMBDA_LOG_LEVEL", "TRACE")]).await;
+    assert_eq!(json.status, Some(1));
+    for text in [&json.output, &json.errors] {
+        assert!(text.contains("owned"), "{text:?}");
+        let hostile = |character: char| "\u{1b}\u{7}\u{9b}\u{202e}".contains(character);
+        assert!(!text.contains(hostile), "{text:?}");
+    }
+    let report = json.json();
+    let error = report["error"].as_str().expect("an error");
+    assert!(
+        error.contains("\u{9b}31m\u{202e}"),
+        "JSON has it escaped: {error:?}"
+    );
+}
+
+/// Templates and scripts leave no variable out, but set it to nothing.
+#[tokio::test]
+async fn what_can_not_be_a_setting_is_named() {
+    let scenario = Scenario::with_image("1").await;
+    for (name, value) in [
+        ("AWS_REGION", ""),
+        ("AWS_REGION", "eu west 3"),
+        ("AWS_ENDPOINT_URL", ""),
+        ("AWS_ENDPOINT_URL", "localhost:4566"),
+        ("AWS_ENDPOINT_URL_ECR", ""),
+        ("GHCR_TOKEN", "ghp_one\nghp_two"),
+        ("GHCR_TOKEN", r#"{"token":"ghp_one"}"#),
+    ] {
+        let mut copy = command(&scenario, &COPY);
+        copy.env(name, value);
+        let ended = ended(copy).await;
+        assert_eq!(ended.status, Some(2), "{name}={value}: {}", ended.errors);
+        let words = format!("setting {name} is ");
+        assert!(ended.errors.contains(&words), "{}", ended.errors);
+        assert!(!ended.errors.contains("ghp_"), "{}", ended.errors);
+    }
+    assert!(scenario.aws.server.requests().is_empty());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_setting_that_is_no_text_is_not_taken_to_be_absent() {
+    use std::os::unix::ffi::OsStrExt;
+    let scenario = Scenario::with_image("1").await;
+    let mut copy = command(&scenario, &COPY);
+    copy.env("GHCR_TOKEN", std::ffi::OsStr::from_bytes(b"ghp_\xff"));
+    let ended = ended(copy).await;
+    assert_eq!(ended.status, Some(2), "{}", ended.errors);
+    assert!(ended.errors.contains("GHCR_TOKEN"), "{}", ended.errors);
+}
+
+/// A name with a typing error is found where it is shown.
+#[tokio::test]
+async fn a_profile_that_is_not_there_is_named() {
+    let scenario = Scenario::with_image("1").await;
+    let words = ["the profile \"nobody\" (AWS_PROFILE)"];
+    let unsigned = [
+        ("AWS_PROFILE", "nobody"),
+        ("AWS_ACCESS_KEY_ID", ""),
+        ("AWS_SECRET_ACCESS_KEY", ""),
+    ];
+    assert_fails(&scenario, &unsigned, 1, &words).await;
+    let nowhere = [("AWS_PROFILE", "nobody"), ("AWS_REGION", "")];
+    assert_fails(&scenario, &nowhere, 2, &words).await;
+}
+
+#[tokio::test]
+async fn certificates_that_can_not_be_read_are_traced_to_their_setting() {
+    let scenario = Scenario::with_image("1").await;
+    let environment = [("SSL_CERT_FILE", "/no/such/file")];
+    let words = ["No CA certificates", "SSL_CERT_FILE"];
+    assert_fails(&scenario, &environment, 1, &words).await;
+}
+
+#[tokio::test]
+async fn malformed_rules_are_a_wrong_setting_wherever_they_are() {
+    let scenario = Scenario::with_image("1").await;
+    scenario.aws.put_secret("rules", r#"[{"source":1}]"#);
+    for rules in [r#"[{"source":1}]"#, "secret:rules"] {
+        assert_fails(&scenario, &[("RULES", rules)], 2, &["RULES", "rule 0"]).await;
+    }
+}
+
+/// There is no function here, whose role the errors speak of.
+#[tokio::test]
+async fn whose_role_lacks_a_right_is_said() {
+    const WORDS: &str = "here the function's role is whoever you are at AWS";
+    let scenario = Scenario::with_image("1").await;
+    let of_secret = [("GHCR_TOKEN", ""), ("GHCR_TOKEN_SECRET_ID", "ghcr-token")];
+    scenario.aws.deny("GetSecretValue");
+    assert_fails(&scenario, &of_secret, 1, &[WORDS]).await;
+    scenario.aws.deny("GetAuthorizationToken");
+    assert_fails(&scenario, &[], 1, &[WORDS]).await;
+    let check = run(&scenario, &["check"], &[]).await;
+    assert_eq!(check.status, Some(1));
+    assert!(check.errors.contains(WORDS), "{}", check.errors);
+    scenario.aws.allow_all();
+    scenario.ecr.deny("InitiateLayerUpload");
+    assert_fails(&scenario, &[], 1, &[WORDS]).await;
+}
+
+#[tokio::test]
+async fn arguments_are_not_called_an_event() {
+    let scenario = Scenario::start().await;
+    for arguments in [
+        &["copy", "ghcr.io/acme/api", "prod/api"][..],
+        &["copy", SOURCE, "prod/api", "--platform", "arm"],
+        &["reconcile", "ac[me/*"],
+    ] {
+        let rules = r#"[{"source":"acme/*","destination":"{name}"}]"#;
+        let ended = run(&scenario, arguments, &[("RULES", rules)]).await;
+        assert_eq!(ended.status, Some(2), "{arguments:?}: {}", ended.errors);
+        assert!(!ended.errors.contains("event"), "{}", ended.errors);
+    }
 }
