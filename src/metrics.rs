@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Map, Value, json};
 
 use crate::copy::report::{Figures, Outcome, Report, Subject};
-use crate::error::Kind;
+use crate::error::{Error, Kind};
 
 /// The namespace of all metrics.
 pub const NAMESPACE: &str = "ghcr-to-ecr";
@@ -33,6 +33,8 @@ pub struct Metrics {
     blobs_copied: u64,
     blobs_present: u64,
     blobs_mounted: u64,
+    verified: u64,
+    unsigned: u64,
     retries: u64,
     throttled: u64,
     seconds: Vec<f64>,
@@ -69,6 +71,9 @@ impl Metrics {
             return;
         }
         *self.images.entry((report.outcome, kind)).or_default() += 1;
+        if matches!(report.error, Some(Error::Unsigned { .. })) {
+            self.unsigned += 1;
+        }
         let is_copy = !matches!(report.outcome, Outcome::Queued | Outcome::Planned);
         let Some(figures) = report.figures.as_ref().filter(|_| is_copy) else {
             return;
@@ -89,6 +94,7 @@ impl Metrics {
         self.blobs_copied += figures.blobs.copied;
         self.blobs_present += figures.blobs.present;
         self.blobs_mounted += figures.blobs.mounted;
+        self.verified += u64::from(figures.verified.is_some());
         self.retries += figures.retries.saturating_sub(figures.shared.retries);
         self.throttled += figures.throttled.saturating_sub(figures.shared.throttled);
     }
@@ -141,6 +147,11 @@ impl Metrics {
                 ("Retries", self.retries),
                 ("Throttled", self.throttled),
             ] {
+                first.metric(name, "Count", json!(count));
+            }
+        }
+        for (name, count) in [("Verified", self.verified), ("Unsigned", self.unsigned)] {
+            if count > 0 {
                 first.metric(name, "Count", json!(count));
             }
         }

@@ -13,6 +13,7 @@ mod packages;
 mod prune;
 mod repositories;
 mod signatures;
+mod signed;
 mod tags;
 mod tokens;
 
@@ -28,6 +29,7 @@ use self::ages::Ages;
 use self::immutable::ImmutableTags;
 use self::packages::Compared;
 use self::prune::Pruned;
+use self::signed::Verdicts;
 use self::tags::{Comparison, Differs, Place};
 use crate::copy::report::{Outcome, Report, Subject};
 use crate::deadline::Deadline;
@@ -303,8 +305,15 @@ impl Run<'_> {
     ) -> usize {
         let at_once = (REQUESTS / (comparison.places.len() + 1)).max(1);
         let mut left = tags.len();
+        let verdicts = Verdicts::default();
         for together in tags.chunks(COMPARED_TOGETHER) {
-            let looks = together.iter().map(|tag| comparison.tag(tag));
+            let looks = together.iter().map(async |tag| {
+                let (mut looked, differs) = comparison.tag(tag).await?;
+                let judge = self.judge(compared, comparison.source, &verdicts, &mut looked);
+                // Boxed, as it is large.
+                Box::pin(judge).await;
+                Ok((looked, differs))
+            });
             // In no order: one that takes long keeps none of the others from being handed over.
             let mut looks = stream::iter(looks).buffer_unordered(at_once);
             let mut jobs = Vec::new();

@@ -45,10 +45,16 @@ locals {
       type = "metric", y = 10, width = 12, height = 6
       properties = {
         title = "Images", region = local.region, stat = "Sum", period = 300
-        metrics = [
-          for outcome in ["copied", "current", "planned", "queued", "ignored", "deferred", "failed"] :
-          ["ghcr-to-ecr", "Images", "Outcome", outcome, { label = outcome }]
-        ]
+        metrics = concat(
+          [
+            for outcome in ["copied", "current", "planned", "queued", "ignored", "deferred", "failed"] :
+            ["ghcr-to-ecr", "Images", "Outcome", outcome, { label = outcome }]
+          ],
+          [
+            ["ghcr-to-ecr", "Verified", { label = "signed as required" }],
+            ["ghcr-to-ecr", "Unsigned", { label = "not signed as required" }],
+          ],
+        )
       }
     },
     {

@@ -521,3 +521,54 @@ async fn a_malformed_require_stops_the_start() {
         assert!(!message.contains("BEGIN EC PRIVATE"), "{message}");
     }
 }
+
+/// What was copied before the rule required anything stays, and is told of by each run; nothing is enqueued for it.
+#[tokio::test]
+async fn a_scheduled_run_says_what_would_not_be_copied_today() {
+    let authority = Authority::new();
+    let mut scenario = Scenario::start_with_queue(&[]).await;
+    let [signed, unsigned] = [1, 2].map(|seed| Image::single(&[Blob::pseudorandom(seed, 2000)]));
+    scenario.push(REPOSITORY, "signed", &signed);
+    scenario.push(REPOSITORY, "unsigned", &unsigned);
+    for tag in ["signed", "unsigned"] {
+        assert_eq!(scenario.copy(tag).await["outcome"], "copied");
+    }
+    put_bundle(
+        &scenario,
+        &signed,
+        &authority.attest(&Attestation::of(&signed.top)),
+    );
+    let rules =
+        json!([{"source": "acme/api", "destination": "prod/{name}", "require": attested()}]);
+    let (rules, root) = (rules.to_string(), authority.trusted_root());
+    let settings = [("RULES", rules.as_str()), ("TRUSTED_ROOT", &root)];
+    scenario.restart_with(&settings).await;
+    let reply = scenario.invoke(&json!({"reconcile": true})).await.reply();
+    let report = |tag: &str| -> Value {
+        let reports = reply["reports"].as_array().cloned().unwrap_or_default();
+        let about = |report: &Value| {
+            report["source"]
+                .as_str()
+                .is_some_and(|it| it.ends_with(tag))
+        };
+        reports.into_iter().find(about).expect("a report")
+    };
+    let judged = report(":signed");
+    assert_eq!(judged["outcome"], "current", "{reply}");
+    assert_eq!(judged["verified"]["by"], "attestation", "{reply}");
+    let judged = report(":unsigned");
+    assert_eq!(judged["outcome"], "current", "{reply}");
+    let warning = judged["warnings"][0].as_str().unwrap_or_default();
+    assert!(warning.contains("it would not be copied today"), "{reply}");
+    assert!(scenario.sqs.messages(JOB_QUEUE).is_empty());
+    // A check looks at the newest one.
+    let checklist = scenario.invoke(&json!({"check": true})).await.reply();
+    let lines = checklist["checks"].as_array().cloned().unwrap_or_default();
+    let line = lines
+        .into_iter()
+        .find(|line| line["check"] == "signature of acme/api");
+    let line = line.expect("a line");
+    assert_eq!(line["status"], "warning", "{line}");
+    let detail = line["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains("would not be copied"), "{line}");
+}
