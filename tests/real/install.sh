@@ -88,7 +88,8 @@ install_cargo_deny
 # cargo-deny reads the licences of all crates, also of those for other systems, which no build here has fetched.
 cargo fetch --locked --quiet
 
-look_for curl:curl docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap htpasswd:apache2-utils
+look_for curl:curl docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap htpasswd:apache2-utils \
+  gh:gh readelf:binutils
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 docker version >/dev/null 2>&1 || command -v dockerd >/dev/null || missing+=(docker.io)
 [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
