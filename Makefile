@@ -92,8 +92,8 @@ CARGO_FOLDER := $(or $(CARGO_HOME),$(HOME)/.cargo)
 WITHOUT_PATHS = RUSTFLAGS="--remap-path-prefix=$(CURDIR)=/source --remap-path-prefix=$(CARGO_FOLDER)=/cargo" \
 	CFLAGS="-ffile-prefix-map=$(CURDIR)=/source -ffile-prefix-map=$(CARGO_FOLDER)=/cargo"
 # Fails where a path of this machine is in a binary all the same.
-SEARCH_PATHS = @! grep --quiet --text --fixed-strings --regexp="$(CURDIR)/" --regexp="$(CARGO_FOLDER)/" $(1) || \
-	{ echo 'a path of this machine is in $(1)' >&2; exit 2; }
+SEARCH_PATHS = @grep --quiet --text --fixed-strings --regexp="$(CURDIR)/" --regexp="$(CARGO_FOLDER)/" $(1); \
+	test $$? = 1 || { echo 'a path of this machine is in $(1), or it could not be searched' >&2; exit 2; }
 
 package: $(TOOLS) ## the function's zip, checksum and bill of materials, in target/package (ARCHITECTURE=x86_64)
 	mkdir -p $(dir $(ARCHIVE))
@@ -113,25 +113,29 @@ ifeq ($(ARCHITECTURE),$(HOST_ARCHITECTURE))
 endif
 
 VERSION = $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml)
-# For Linux by zig, as the function is, so that it runs with any glibc since 2.17, the oldest that Rust supports.
+# For Linux by cargo-lambda, as the function is: zig links it so that it runs with any glibc since 2.17, the oldest that Rust
+# supports. In a folder of its own, or it would undo what was compiled for the function.
 TARGET ?= $(shell rustc --print host-tuple)
-COMMAND := target/$(TARGET)/release/ghcr-to-ecr
-LINUX := $(findstring linux,$(TARGET))
+LINUX = $(findstring linux,$(TARGET))
+COMMAND = target/command/$(if $(LINUX),lambda/ghcr-to-ecr/bootstrap,$(TARGET)/release/ghcr-to-ecr)
 
 release-command: $(if $(LINUX),$(TOOLS))
 	cargo fetch --locked
-	PATH="$(CURDIR)/.tools/venv/bin:$$PATH" $(WITHOUT_PATHS) cargo $(if $(LINUX),lambda build --target $(TARGET).2.17,build \
-		--target $(TARGET)) --release --locked --features cli --bin ghcr-to-ecr
+	PATH="$(CURDIR)/.tools/venv/bin:$$PATH" $(WITHOUT_PATHS) CARGO_TARGET_DIR=target/command \
+		cargo $(if $(LINUX),lambda build --target $(TARGET).2.17,build --target $(TARGET)) \
+		--release --locked --features cli --bin ghcr-to-ecr
 	$(call SEARCH_PATHS,$(COMMAND))
 	$(if $(LINUX),deploy/release/linux_binary.py $(if $(filter aarch64-%,$(TARGET)),arm64,x86_64) 2.17 $(COMMAND))
 	$(if $(filter $(TARGET),$(shell rustc --print host-tuple)),$(COMMAND) --version)
 	deploy/release/tarball.py $(VERSION) $(TARGET) $(COMMAND) target/package
 	deploy/bill_of_materials.py $(TARGET) >target/package/ghcr-to-ecr-$(VERSION)-$(TARGET).cdx.json
 
-# BUILDS is the folder of what all builds have left; GitHub's workflows set GITHUB_REPOSITORY.
+# From what all builds have left in BUILDS. GitHub's workflows set GITHUB_REPOSITORY.
+RELEASE ?= target/release-files
+
 release:
 	cargo fetch --locked
-	deploy/release/assemble.py $(VERSION) "$(GITHUB_REPOSITORY)" $(BUILDS) target/release-files
+	deploy/release/assemble.py $(VERSION) "$(GITHUB_REPOSITORY)" $(BUILDS) $(RELEASE)
 
 invoke: local-build ## invoke the function in a container here: EVENT=events/….json (ENV=….json for its settings, FUNCTION=…)
 	@test -n "$(EVENT)" || { echo 'make invoke EVENT=events/….json' >&2; exit 2; }
