@@ -82,7 +82,7 @@ def test_the_linters_find_what_is_wrong(tmp_path, name, old, new, linter):
 
 def test_shellcheck_finds_what_is_wrong(tmp_path):
     broken = tmp_path / "publish.sh"
-    broken.write_text((CHECKOUT / "deploy/release/publish.sh").read_text().replace('"$downloaded" &&', "$downloaded &&"))
+    broken.write_text((CHECKOUT / "deploy/release/publish.sh").read_text().replace('"$downloaded"', "$downloaded"))
     done = subprocess.run(["shellcheck", broken], capture_output=True, text=True, timeout=LINT_SECONDS)
     assert "SC2086" in done.stdout
 
@@ -181,6 +181,11 @@ def test_each_processor_is_built_on_a_machine_of_its_own():
         "aarch64-unknown-linux-gnu": "ubuntu-24.04-arm", "x86_64-unknown-linux-gnu": "ubuntu-24.04",
         "aarch64-apple-darwin": "macos-15", "x86_64-apple-darwin": "macos-15",
     }
+
+
+def test_terraform_looks_at_every_folder_of_its_own():
+    folders = {str(file.parent.relative_to(CHECKOUT)) for file in tracked("*.tf")}
+    assert {values["folder"] for values in matrix(read(FOLDER / "ci.yml")["jobs"]["terraform"])} == folders
 
 
 def test_tests_and_releases_use_the_same_rust_which_is_new_enough():
