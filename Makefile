@@ -117,6 +117,7 @@ VERSION = $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml)
 # supports. In a folder of its own, or it would undo what was compiled for the function.
 TARGET ?= $(shell rustc --print host-tuple)
 LINUX = $(findstring linux,$(TARGET))
+COMMAND_ARCHIVE = ghcr-to-ecr-$(VERSION)-$(TARGET)
 COMMAND = target/command/$(if $(LINUX),lambda/ghcr-to-ecr/bootstrap,$(TARGET)/release/ghcr-to-ecr)
 
 release-command: $(if $(LINUX),$(TOOLS))
@@ -127,8 +128,9 @@ release-command: $(if $(LINUX),$(TOOLS))
 	$(call SEARCH_PATHS,$(COMMAND))
 	$(if $(LINUX),deploy/release/linux_binary.py $(if $(filter aarch64-%,$(TARGET)),arm64,x86_64) 2.17 $(COMMAND))
 	$(if $(filter $(TARGET),$(shell rustc --print host-tuple)),$(COMMAND) --version)
-	deploy/release/tarball.py $(VERSION) $(TARGET) $(COMMAND) target/package
-	deploy/bill_of_materials.py $(TARGET) >target/package/ghcr-to-ecr-$(VERSION)-$(TARGET).cdx.json
+	deploy/third_party.py >target/command/THIRD-PARTY.txt
+	deploy/release/tarball.py $(COMMAND_ARCHIVE) $(COMMAND) LICENSE target/command/THIRD-PARTY.txt target/package
+	deploy/bill_of_materials.py $(TARGET) >target/package/$(COMMAND_ARCHIVE).cdx.json
 
 # From what all builds have left in BUILDS. GitHub's workflows set GITHUB_REPOSITORY.
 RELEASE ?= target/release-files

@@ -60,17 +60,18 @@ def sha256(content: bytes) -> str:
 
 def release(version: str, repository: str, builds: Path) -> dict[str, bytes]:
     """Every file by its name, but for the checksums."""
-    assembled = {
-        "template.yaml": output(CHECKOUT / "deploy/release/template.py", version),
-        "install.sh": installer(version, repository),
-        "THIRD-PARTY.txt": output(CHECKOUT / "deploy/third_party.py"),
-    }
+    assembled = {}
     for architecture in FUNCTIONS:
         assembled |= {f"ghcr-to-ecr-lambda-{version}-{architecture}.{kind}": content
                       for kind, content in function(builds, architecture).items()}
     for target in COMMANDS:
         name = f"ghcr-to-ecr-{version}-{target}"
         assembled |= files(builds / f"command-{target}", {f"{name}.tar.gz", f"{name}.cdx.json"})
+    assembled |= {
+        "template.yaml": output(CHECKOUT / "deploy/release/template.py", version),
+        "install.sh": installer(version, repository),
+        "THIRD-PARTY.txt": output(CHECKOUT / "deploy/third_party.py"),
+    }
     return dict(sorted(assembled.items()))
 
 
