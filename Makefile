@@ -23,8 +23,8 @@ LOCAL_OPTIONS = --template $(LOCAL_BUILD)/template.yaml --parameter-overrides Ar
 	$(if $(shell docker image ls --quiet $(LOCAL_IMAGE) 2>/dev/null),--invoke-image $(LOCAL_IMAGE) --skip-pull-image)
 
 .DEFAULT_GOAL := help
-.PHONY: help copy demo bench test-fast test fuzz advisories parameters build local-build package invoke start-api deploy \
-	remote-invoke doctor release-function release-command release fmt clean
+.PHONY: help copy demo picture bench test-fast test fuzz advisories parameters build local-build package invoke start-api \
+	deploy remote-invoke doctor release-function release-command release fmt clean
 
 help: ## list these targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ copy: ## copy an image from this machine: SOURCE=ghcr.io/…:1.2.3 DESTINATION=r
 demo: ## copy an image between two registries on this machine, through the real binary
 	cargo build --locked --workspace $(FEATURES) --bin bootstrap --bin demo
 	target/debug/demo target/debug/bootstrap
+
+PICTURE ?= docs/one-copy.svg
+
+picture: ## draw the README's picture of one copy from what the demo shows
+	cargo build --locked --workspace $(FEATURES) --bin bootstrap --bin demo
+	python3 docs/one-copy.py $(PICTURE) target/debug/demo target/debug/bootstrap
 
 bench: ## measure beside skopeo, and the floor by curl (CASES="a f", ROUNDS=5)
 	tests/real/install.sh peers

@@ -19,6 +19,7 @@ use crate::error::Result;
 use crate::github::GitHub;
 use crate::invocation::Invocation;
 use crate::publisher::Publisher;
+use crate::redaction::KnownSecrets;
 use crate::registries::Registries;
 use crate::repositories::Repositories;
 use crate::rules_in_force::RulesInForce;
@@ -62,6 +63,8 @@ impl Clients {
         let event_bus = settings.event_bus.clone();
         let event_bus = event_bus.map(|name| EventBus::new(configuration, name));
         let repository_api = Arc::new(RepositoryApi::new(configuration));
+        let known_secrets = KnownSecrets::default();
+        let github_api = settings.github_api_url.clone();
         Ok(Clients {
             rules: RulesInForce::new(&mut settings, secrets.clone()).await?,
             copier: Copier {
@@ -71,9 +74,10 @@ impl Clients {
                     secrets.clone(),
                     ecr,
                     repository_api.clone(),
+                    known_secrets.clone(),
                 ),
-                github: GitHub::new(http, settings.github_api_url.clone()),
-                repositories: Repositories::new(repository_api, settings.hosts.clone()),
+                github: GitHub::new(http, github_api, known_secrets),
+                repositories: Arc::new(Repositories::new(repository_api, settings.hosts.clone())),
             },
             publisher: event_bus.map(Publisher::new),
             secrets,

@@ -6,9 +6,11 @@ mod left_out;
 mod packages;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::{FutureExt, future};
+use secrecy::SecretString;
 
 pub use self::left_out::Held;
 
@@ -40,10 +42,19 @@ pub struct Copier {
     /// GitHub's API.
     pub github: GitHub,
     /// Creates and puts right the destinations' repositories.
-    pub repositories: Repositories,
+    pub repositories: Arc<Repositories>,
 }
 
 impl Copier {
+    /// The same with a token that was lent for one copy: everything is read with it, and nothing that it lets see is kept.
+    pub fn with_lent_token(&self, token: SecretString) -> Self {
+        Copier {
+            registries: self.registries.with_lent_token(token),
+            github: self.github.anew(),
+            repositories: self.repositories.clone(),
+        }
+    }
+
     /// Makes the copy that a job asks for, and gives a report for each destination. One that can't be opened or fails stops none of
     /// the others.
     ///

@@ -26,6 +26,7 @@ pub use self::versions::Named;
 use crate::error::{Error, Kind, Result};
 use crate::link::{UntrustedLink, next_page};
 use crate::manifest::Digest;
+use crate::redaction::KnownSecrets;
 use crate::token::Token;
 
 /// Items of a page, the most that GitHub gives at once.
@@ -57,6 +58,7 @@ pub struct GitHub {
     http: Client,
     api: Url,
     timeout: Duration,
+    known_secrets: KnownSecrets,
     lists: Lists,
     expiries: Expiries,
 }
@@ -126,15 +128,22 @@ struct Container {
 
 impl GitHub {
     /// The API at `api`, such as `https://api.github.com`. `http` must send a `User-Agent`, without which GitHub refuses every
-    /// request, and must not follow redirects.
-    pub fn new(http: Client, api: Url) -> Self {
+    /// request, and must not follow redirects. What it answers is never quoted with one of `known_secrets`.
+    pub fn new(http: Client, api: Url, known_secrets: KnownSecrets) -> Self {
         GitHub {
             http,
             api,
             timeout: TIMEOUT,
+            known_secrets,
             lists: Lists::default(),
             expiries: Expiries::default(),
         }
+    }
+
+    /// The same API, of which nothing is known yet: what a token that was lent for one copy lets see is not kept.
+    pub fn anew(&self) -> Self {
+        let (http, api) = (self.http.clone(), self.api.clone());
+        GitHub::new(http, api, self.known_secrets.clone())
     }
 
     /// The names of all container packages of `owner`, without the owner, in lower case; a name may hold slashes.
@@ -355,7 +364,7 @@ impl GitHub {
             self.expiries.note(token, &grant, response.status());
         }
         if response.status() != StatusCode::OK {
-            return Err(refusal::of(response, call).await);
+            return Err(refusal::of(response, call, &self.known_secrets).await);
         }
         let next = next_page(response.headers(), &url);
         let body = limited_body(response, PAGE_LIMIT)
@@ -459,7 +468,7 @@ mod tests {
         let http = Client::builder().user_agent("tests").build().unwrap();
         let impatient = GitHub {
             timeout: Duration::from_millis(200),
-            ..GitHub::new(http, api)
+            ..GitHub::new(http, api, KnownSecrets::default())
         };
         for is_limited in [false, true] {
             if is_limited {

@@ -131,7 +131,12 @@ impl App {
                 reports.extend(delivered.unwrap_or_else(failed));
             }
             Event::Direct(direct) => {
-                let invocation = self.invocation(request_id, deadline).await?;
+                let mut invocation = self.invocation(request_id, deadline).await?;
+                let token = direct.token().cloned();
+                let lent = token.map(|token| self.clients.copier.with_lent_token(token));
+                if let Some(copier) = &lent {
+                    invocation = invocation.with_lent_token(copier);
+                }
                 let jobs = direct.jobs(&invocation.rules, &self.clients.settings.hosts);
                 reports.caused_by(Cause::of(jobs.as_deref().unwrap_or_default(), None));
                 reports.extend(match jobs {

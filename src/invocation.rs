@@ -38,7 +38,16 @@ pub struct Invocation<'a> {
     pub nonce: String,
 }
 
-impl Invocation<'_> {
+impl<'a> Invocation<'a> {
+    /// The same, carried out by a copier with a lent token. Nothing is enqueued: the token is for this invocation alone.
+    pub fn with_lent_token(self, copier: &'a Copier) -> Self {
+        Invocation {
+            copier,
+            queue: None,
+            ..self
+        }
+    }
+
     /// Copies several side by side; a failure stops none of the others.
     pub async fn copy_all(&self, jobs: Vec<Job>) -> Vec<Report> {
         let reports = stream::iter(&jobs)

@@ -1,5 +1,8 @@
 //! Keeps secrets out of foreign texts: whoever is called may echo what was sent to it, plainly or encoded.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret, SecretString};
@@ -11,16 +14,51 @@ const ELLIPSIS: &str = "…";
 /// Less of an encoded secret is not looked for: it might occur by chance, and gives little away.
 const SHORTEST_ENCODED: usize = 4;
 
-/// `text` without `secrets`, be they plain, as in a JSON text, in hexadecimal digits, in base64 (wherever in the encoded text they
-/// begin) or percent-encoded.
-pub fn redact(text: &str, secrets: &[SecretString]) -> String {
-    let mut text = text.to_owned();
-    for secret in secrets {
-        for form in forms(secret.expose_secret()) {
-            text = text.replace(form.expose_secret(), ELLIPSIS);
+/// By so many bytes a form may be shorter than the secret: base64 without the characters at its ends that depend on its neighbours.
+const MISSING_AT_ENDS: usize = 3;
+
+/// A shorter text is no secret, and may be a part of any word.
+const SHORTEST: usize = 6;
+
+/// So many secrets are known, so that a warm process does not grow: those of all repositories that it reads from at a time, and
+/// those before a renewal.
+const KNOWN_LIMIT: usize = 500;
+
+/// The secrets that a process uses or is given. Each service may echo those of every other, so there is one store, which clones share.
+#[derive(Clone, Default)]
+pub struct KnownSecrets(Arc<Mutex<VecDeque<SecretString>>>);
+
+impl KnownSecrets {
+    /// Keeps a secret out of texts from now on.
+    pub fn remember(&self, secret: &str) {
+        if secret.len() < SHORTEST {
+            return;
         }
+        let mut known = self.lock();
+        // The one that was used last is forgotten last.
+        known.retain(|it| it.expose_secret() != secret);
+        known.push_back(SecretString::from(secret));
+        let surplus = known.len().saturating_sub(KNOWN_LIMIT);
+        known.drain(..surplus);
     }
-    text
+
+    /// `text` without the secrets, be they plain, as in a JSON text, in hexadecimal digits, in base64 (wherever in the encoded text
+    /// they begin) or percent-encoded.
+    pub fn redact(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        for secret in self.lock().iter().map(ExposeSecret::expose_secret) {
+            if secret.len() <= text.len() + MISSING_AT_ENDS {
+                for form in forms(secret) {
+                    text = text.replace(form.expose_secret(), ELLIPSIS);
+                }
+            }
+        }
+        text
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<SecretString>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The ways to write a secret. Whoever encodes it along with what stands before it, such as a user name, gets one of three texts for
@@ -80,7 +118,8 @@ mod tests {
     #[test]
     fn a_secret_is_found_however_it_is_written() {
         let secret = "pass+word/of=ECR?>~";
-        let secrets = [SecretString::from(secret)];
+        let known = KnownSecrets::default();
+        known.remember(secret);
         for before in ["", "A", "AB", "ABC", "AWS:", "token:"] {
             for after in ["", "x", "yz"] {
                 let plain = format!("{before}{secret}{after}");
@@ -93,14 +132,14 @@ mod tests {
                     let twice: String =
                         url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
                     for text in [text, twice] {
-                        let shown = redact(&format!("no {text} here"), &secrets);
+                        let shown = known.redact(&format!("no {text} here"));
                         assert!(shown.contains(ELLIPSIS), "{text}: {shown}");
                         assert!(shown.len() < text.len(), "{text}: {shown}");
                     }
                 }
             }
         }
-        let secrets = [SecretString::from("pass\"word\\/~")];
+        known.remember("pass\"word\\/~");
         for text in [
             r#"pass\"word\\/~"#,
             "7061737322776f72645c2f7e",
@@ -108,9 +147,37 @@ mod tests {
             "pass%22word%5c%2f~",
             "pass%22word%5C%2F~",
         ] {
-            assert_eq!(redact(text, &secrets), ELLIPSIS);
+            assert_eq!(known.redact(text), ELLIPSIS);
         }
-        assert_eq!(redact("nothing", &secrets), "nothing");
-        assert_eq!(redact("nothing", &[SecretString::from("")]), "nothing");
+        known.remember("");
+        assert_eq!(known.redact("nothing"), "nothing");
+    }
+
+    #[test]
+    fn a_text_may_be_no_longer_than_a_form_of_the_secret() {
+        for length in SHORTEST..40 {
+            let secret: String = ('A'..='z').cycle().take(length).collect();
+            let known = KnownSecrets::default();
+            known.remember(&secret);
+            for form in forms(&secret) {
+                let shown = known.redact(form.expose_secret());
+                assert!(shown.contains(ELLIPSIS), "{length}: {shown}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_secrets_that_were_used_last_are_known() {
+        let known = KnownSecrets::default();
+        let secret = |number: usize| format!("secret {number:04}");
+        known.remember(&secret(0));
+        for number in 0..2 * KNOWN_LIMIT {
+            known.remember(&secret(number));
+            known.remember(&secret(0));
+        }
+        let number = 2 * KNOWN_LIMIT - 1;
+        assert_eq!(known.redact(&secret(number)), ELLIPSIS);
+        assert_eq!(known.redact(&secret(0)), ELLIPSIS);
+        assert_eq!(known.lock().len(), KNOWN_LIMIT);
     }
 }

@@ -2,9 +2,12 @@
 
 mod immutability;
 mod pull_through_cache;
+mod tokens;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use secrecy::SecretString;
 
 use self::immutability::Immutabilities;
 use self::pull_through_cache::CacheRules;
@@ -15,14 +18,18 @@ use crate::config::Settings;
 use crate::destination::Destination;
 use crate::endpoint::{Endpoint, Hosts, ecr_region};
 use crate::error::{Error, Result};
-use crate::kept::{Freshness, with_renewal};
+use crate::kept::Freshness;
+use crate::redaction::KnownSecrets;
 use crate::registry::{Budget, Credential, Credentials, Repository};
-use crate::token::Token;
 
 /// So many source repositories are remembered, so that a warm process does not grow.
 const SOURCES_LIMIT: usize = 200;
 
-/// Opens repositories, and keeps what they share across invocations: connections, bearer tokens, budgets.
+/// By package and its rule's secret. Each keeps its bearer token, as a token serves many requests.
+type Sources = HashMap<(String, Option<String>), Repository>;
+
+/// Opens repositories, and keeps what they share across invocations: connections, bearer tokens, budgets. Clones share it.
+#[derive(Clone)]
 pub struct Registries {
     /// The registry hosts that may be written in rules and events.
     pub hosts: Hosts,
@@ -32,12 +39,14 @@ pub struct Registries {
     source_registry: Endpoint,
     destination_registry: Option<Endpoint>,
     ghcr_token_secret_id: Option<String>,
-    /// By package and its rule's secret. Each keeps its bearer token, as a token serves many requests.
-    sources: Mutex<HashMap<(String, Option<String>), Repository>>,
-    immutabilities: Immutabilities,
-    cache_rules: CacheRules,
+    /// A token for everything that is read, in place of the configured ones.
+    lent_token: Option<SecretString>,
+    known_secrets: KnownSecrets,
+    sources: Arc<Mutex<Sources>>,
+    immutabilities: Arc<Immutabilities>,
+    cache_rules: Arc<CacheRules>,
     /// By registry host.
-    budgets: Mutex<HashMap<String, Arc<Budget>>>,
+    budgets: Arc<Mutex<HashMap<String, Arc<Budget>>>>,
 }
 
 impl Registries {
@@ -48,6 +57,7 @@ impl Registries {
         secrets: Arc<Secrets>,
         ecr: Arc<Ecr>,
         repositories: Arc<RepositoryApi>,
+        known_secrets: KnownSecrets,
     ) -> Self {
         Registries {
             hosts: settings.hosts.clone(),
@@ -57,10 +67,21 @@ impl Registries {
             source_registry: settings.source_registry.clone(),
             destination_registry: settings.destination_registry.clone(),
             ghcr_token_secret_id: settings.ghcr_token_secret_id.clone(),
-            immutabilities: Immutabilities::new(repositories.clone()),
-            cache_rules: CacheRules::new(repositories),
-            sources: Mutex::default(),
-            budgets: Mutex::default(),
+            lent_token: None,
+            known_secrets,
+            immutabilities: Arc::new(Immutabilities::new(repositories.clone())),
+            cache_rules: Arc::new(CacheRules::new(repositories)),
+            sources: Arc::default(),
+            budgets: Arc::default(),
+        }
+    }
+
+    /// The same with a token that was lent for one copy: everything is read with it, and what it is exchanged for is not kept.
+    pub fn with_lent_token(&self, token: SecretString) -> Self {
+        Registries {
+            lent_token: Some(token),
+            sources: Arc::default(),
+            ..self.clone()
         }
     }
 
@@ -80,11 +101,10 @@ impl Registries {
 
     /// As [`Registries::source`], but without the authorization that is kept, so that it shows whether a new one can be had.
     pub fn new_source(&self, package: &str, token_secret_id: Option<&str>) -> Repository {
-        let credentials = self
-            .token_id(token_secret_id)
-            .map(|id| self.ghcr_credentials(id));
-        let registry = self.source_registry.clone();
-        Repository::source(self.http.clone(), registry, package, credentials)
+        let credentials = self.ghcr_credentials(token_secret_id);
+        let (http, registry) = (self.http.clone(), self.source_registry.clone());
+        let known_secrets = self.known_secrets.clone();
+        Repository::source(http, registry, package, credentials, known_secrets)
     }
 
     /// A repository to write to, observed by an observer of its own: on the registry that the destination names, else on the
@@ -126,8 +146,9 @@ impl Registries {
             })
         });
         let name = &destination.repository;
-        let http = self.http.clone();
-        let repository = Repository::destination(http, registry, name, credentials, budget);
+        let (http, known_secrets) = (self.http.clone(), self.known_secrets.clone());
+        let repository =
+            Repository::destination(http, registry, name, credentials, budget, known_secrets);
         // The ECR API knows nothing of other registries.
         Ok(match repository.is_in_ecr() {
             true => {
@@ -148,60 +169,6 @@ impl Registries {
     pub async fn authorize(&self) -> Result<String> {
         let authorization = self.ecr.authorization(None, Freshness::Anew).await?;
         Ok(authorization.registry.host())
-    }
-
-    /// The token in `token_secret_id`, read again.
-    ///
-    /// # Errors
-    /// Names the secret, never its value.
-    pub async fn token(&self, token_secret_id: &str) -> Result<Token> {
-        let freshness = Freshness::Anew;
-        let (text, _) = self.secrets.ghcr_token(token_secret_id, freshness).await?;
-        Ok(Token {
-            secret_id: token_secret_id.to_owned(),
-            text,
-        })
-    }
-
-    /// Attempts something with the token for GitHub's API; if that is refused and the token has meanwhile been replaced, once more
-    /// with the new one.
-    ///
-    /// # Errors
-    /// What the secret or `attempt` failed with.
-    pub async fn with_token<T, A>(
-        &self,
-        token_secret_id: Option<&str>,
-        attempt: impl Fn(Option<Token>) -> A,
-    ) -> Result<T>
-    where
-        A: Future<Output = Result<T>>,
-    {
-        let token = |freshness| async move {
-            match self.token_id(token_secret_id) {
-                Some(id) => Ok(Some(Token {
-                    secret_id: id.to_owned(),
-                    text: self.secrets.ghcr_token(id, freshness).await?.0,
-                })),
-                None => Ok(None),
-            }
-        };
-        with_renewal(token, attempt).await
-    }
-
-    fn token_id<'a>(&'a self, token_secret_id: Option<&'a str>) -> Option<&'a str> {
-        token_secret_id.or(self.ghcr_token_secret_id.as_deref())
-    }
-
-    fn ghcr_credentials(&self, id: &str) -> Credentials {
-        let (secrets, id) = (self.secrets.clone(), id.to_owned());
-        Arc::new(move |freshness| {
-            let (secrets, id) = (secrets.clone(), id.clone());
-            Box::pin(async move {
-                let (password, username) = secrets.ghcr_token(&id, freshness).await?;
-                let username = username.unwrap_or_else(|| "token".to_owned());
-                Ok(Credential { username, password })
-            })
-        })
     }
 }
 

@@ -38,6 +38,7 @@ use self::refusal::Place;
 use crate::endpoint::{Endpoint, ecr_region};
 use crate::error::{Error, Kind, Operation, Result, Side};
 use crate::observer::{Happened, Observer};
+use crate::redaction::KnownSecrets;
 
 /// How long a request without a streamed body may take, and how long a streamed one may stand still.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -81,8 +82,9 @@ impl Repository {
         endpoint: Endpoint,
         name: &str,
         credentials: Option<Credentials>,
+        known_secrets: KnownSecrets,
     ) -> Self {
-        let authorization = Authorization::by_challenge(credentials);
+        let authorization = Authorization::by_challenge(credentials, known_secrets);
         Repository::new(http, Side::Source, endpoint, name, authorization, None)
     }
 
@@ -94,8 +96,9 @@ impl Repository {
         name: &str,
         credentials: Credentials,
         budget: Arc<Budget>,
+        known_secrets: KnownSecrets,
     ) -> Self {
-        let authorization = Authorization::basic(credentials);
+        let authorization = Authorization::basic(credentials, known_secrets);
         let side = Side::Destination;
         Repository::new(http, side, endpoint, name, authorization, Some(budget))
     }

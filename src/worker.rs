@@ -116,7 +116,7 @@ async fn settle(
         (Fate::DeadLetter(error), Some(queue)) => {
             let body = left
                 .as_ref()
-                .map_or_else(|| message.body.clone(), Job::message);
+                .map_or_else(|| Direct::without_token(&message.body), Job::message);
             deadline
                 .bound_settling(queue.dead_letter(message, &body, &error))
                 .await

@@ -199,6 +199,7 @@ mod tests {
     use crate::endpoint::Endpoint;
     use crate::error::Error;
     use crate::manifest::{Descriptor, MANIFEST_MEDIA_TYPES, Manifest};
+    use crate::redaction::KnownSecrets;
 
     fn repository(host: &str, name: &str) -> Repository {
         let nothing = Arc::new(|_| {
@@ -207,7 +208,8 @@ mod tests {
         });
         let http = crate::registry::client().unwrap();
         let endpoint = Endpoint::parse(host).unwrap();
-        Repository::destination(http, endpoint, name, nothing, Arc::default())
+        let (budget, known_secrets) = (Arc::default(), KnownSecrets::default());
+        Repository::destination(http, endpoint, name, nothing, budget, known_secrets)
     }
 
     fn from(holders: &Holders, into: &Repository, blob: &Digest) -> Option<String> {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Event;
+use super::direct::token_refused;
 use super::webhook::{self, Delivery};
 use crate::error::{Error, Result};
 use crate::reconcile::Scope;
@@ -20,6 +21,9 @@ pub struct BusEvent {
 
 /// A scheduled run comes from a rule (`aws.events`) or from EventBridge Scheduler (`aws.scheduler`), whose `detail` is a text.
 pub(super) fn read(payload: Value) -> Result<Event> {
+    if payload.get("token").is_some() {
+        return Err(token_refused("an event of EventBridge"));
+    }
     let text = |name: &str| payload.get(name).and_then(Value::as_str).map(str::to_owned);
     let expected = || {
         Error::Event(

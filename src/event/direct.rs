@@ -1,5 +1,6 @@
 //! Direct events: what to copy or to compare, as written by somebody who may invoke the function or send to the queue.
 
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -23,7 +24,12 @@ pub struct Direct {
     /// In which the image is to arrive everywhere, whatever rules and destinations say.
     form: Option<Form>,
     options: Options,
+    /// GitHub's token, lent for this one copy.
+    token: Option<SecretString>,
 }
+
+/// What stands for a token in the text of a message that is passed on.
+const ELLIPSIS: &str = "…";
 
 impl Direct {
     /// Reads a direct event.
@@ -34,11 +40,7 @@ impl Direct {
         let Value::Object(mut fields) = payload else {
             return Err(not_direct("it is not a JSON object"));
         };
-        if fields.contains_key("token") {
-            return Err(Error::Event(
-                "`token` is not supported by this version yet".to_owned(),
-            ));
-        }
+        let token = fields.remove("token").map(lent_token).transpose()?;
         let destinations: Option<Destinations> = take(&mut fields, "destination")?;
         let platform: Option<Platform> = take(&mut fields, "platform")?;
         let platforms: Option<Vec<Platform>> = take(&mut fields, "platforms")?;
@@ -60,17 +62,37 @@ impl Direct {
             destinations,
             form,
             options,
+            token,
         })
     }
 
-    /// Reads a direct event from the text of a message.
+    /// Reads a direct event from the text of a message, which may not have a token.
     ///
     /// # Errors
     /// As [`Direct::read`].
     pub fn read_text(text: &str) -> Result<Self> {
-        let payload = serde_json::from_str(text)
+        let payload: Value = serde_json::from_str(text)
             .map_err(|error| Error::Event(format!("the message is not JSON: {error}")))?;
+        if payload.get("token").is_some() {
+            return Err(token_refused("a message"));
+        }
         Direct::read(payload)
+    }
+
+    /// The text of a message that is passed on: a token that should not have been in it goes no further.
+    pub fn without_token(text: &str) -> String {
+        match serde_json::from_str(text) {
+            Ok(Value::Object(mut fields)) if fields.contains_key("token") => {
+                fields.insert("token".to_owned(), ELLIPSIS.into());
+                Value::Object(fields).to_string()
+            }
+            _ => text.to_owned(),
+        }
+    }
+
+    /// The token to read the image with, in place of the configured one. It is for this one copy: it may not be kept or enqueued.
+    pub fn token(&self) -> Option<&SecretString> {
+        self.token.as_ref()
     }
 
     /// The copies that are asked for: to the destinations that are named, or to those of the first rule that matches.
@@ -110,6 +132,25 @@ impl Direct {
         };
         self.sources.iter().map(job).collect()
     }
+}
+
+/// The error never quotes it.
+fn lent_token(value: Value) -> Result<SecretString> {
+    let is_token =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    match value {
+        Value::String(text) if is_token(text.trim()) => Ok(SecretString::from(text.trim())),
+        _ => Err(not_direct(
+            "`token` is not GitHub's token: a text without spaces; leave the field out to use the configured one",
+        )),
+    }
+}
+
+/// A token may only come from whoever invokes the function itself: anything else keeps what it passes on.
+pub(super) fn token_refused(from: &str) -> Error {
+    Error::Event(format!(
+        "{from} has a `token`, which the function takes only from whoever invokes it directly: leave the field out, and the configured token is used"
+    ))
 }
 
 /// `image:tag` for each tag.

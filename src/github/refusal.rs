@@ -1,6 +1,5 @@
 //! What GitHub's error answers mean: a rate limit, the token, an owner or package that is not there, or GitHub in distress.
 
-use std::slice;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
@@ -10,7 +9,7 @@ use url::Url;
 
 use super::{Call, limited_body};
 use crate::error::{Error, Kind};
-use crate::redaction::redact;
+use crate::redaction::KnownSecrets;
 
 /// The most bytes of an error answer.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -45,7 +44,7 @@ struct Refusal {
 ///
 /// GitHub answers 404 also to those who must not know that something exists, and 403 also to those who ask too often, so headers
 /// and message decide. A page of HTML comes from a proxy or from GitHub in distress, and says nothing about the token or the owner.
-pub(super) async fn of(response: Response, call: &Call<'_>) -> Error {
+pub(super) async fn of(response: Response, call: &Call<'_>, known_secrets: &KnownSecrets) -> Error {
     let status = response.status();
     let headers = response.headers().clone();
     let api = response.url().host_str().unwrap_or_default().to_owned();
@@ -72,7 +71,7 @@ pub(super) async fn of(response: Response, call: &Call<'_>) -> Error {
         _ => (Kind::Invalid, CHECK_URL),
     };
     let mut detail = status.to_string();
-    if let Some(message) = quotable(&message, call) {
+    if let Some(message) = quotable(&message, known_secrets) {
         detail.push_str(&format!(": {message}"));
     }
     // The page's full address holds a secret, and another host than GitHub's own is recommended to nobody.
@@ -135,12 +134,10 @@ fn is_site_of(page: &str, api: &str) -> bool {
     below.is_some_and(|below| below.is_empty() || below.ends_with('.'))
 }
 
-/// GitHub's own words, if they are fit for a log: short, on one line, and without the token or an address.
-fn quotable(message: &str, call: &Call<'_>) -> Option<String> {
-    let holds_token = call
-        .token
-        .is_some_and(|token| redact(message, slice::from_ref(&token.text)) != message);
-    let is_safe = !message.is_empty() && !message.contains("://") && !holds_token;
+/// GitHub's own words, if they are fit for a log: short, on one line, and without a secret or an address.
+fn quotable(message: &str, known_secrets: &KnownSecrets) -> Option<String> {
+    let holds_secret = known_secrets.redact(message) != message;
+    let is_safe = !message.is_empty() && !message.contains("://") && !holds_secret;
     let printable = message
         .chars()
         .map(|character| match character.is_control() {

@@ -6,8 +6,8 @@
 //! A credential that is refused is read again from where it comes from; if it has been replaced meanwhile, the request is made
 //! once more with the new one.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,9 +24,7 @@ use super::refusal::{self, Place};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Kind, Operation, Result};
 use crate::kept::{Freshness, with_renewal};
-
-/// So many secrets are remembered, to keep them out of messages: those in use, and those before a renewal.
-const KNOWN_SECRETS: usize = 12;
+use crate::redaction::KnownSecrets;
 
 /// A user name and its password or token. `Debug` shows neither.
 #[derive(Clone)]
@@ -78,8 +76,7 @@ pub(super) struct Authorization {
     given: Mutex<Given>,
     /// Whether the registry has accepted the header that is given.
     is_accepted: AtomicBool,
-    /// What must never stand in a message, should a registry echo it.
-    secrets: SyncMutex<Vec<SecretString>>,
+    known_secrets: KnownSecrets,
 }
 
 /// What requests are authorized with.
@@ -102,22 +99,29 @@ impl Given {
 
 impl Authorization {
     /// Asks the registry how it expects to be spoken to; without credentials, anonymously.
-    pub(super) fn by_challenge(credentials: Option<Credentials>) -> Self {
-        Authorization::new(credentials, false)
+    pub(super) fn by_challenge(
+        credentials: Option<Credentials>,
+        known_secrets: KnownSecrets,
+    ) -> Self {
+        Authorization::new(credentials, false, known_secrets)
     }
 
     /// Sends Basic credentials from the first request on.
-    pub(super) fn basic(credentials: Credentials) -> Self {
-        Authorization::new(Some(credentials), true)
+    pub(super) fn basic(credentials: Credentials, known_secrets: KnownSecrets) -> Self {
+        Authorization::new(Some(credentials), true, known_secrets)
     }
 
-    fn new(credentials: Option<Credentials>, is_preemptive: bool) -> Self {
+    fn new(
+        credentials: Option<Credentials>,
+        is_preemptive: bool,
+        known_secrets: KnownSecrets,
+    ) -> Self {
         Authorization {
             credentials,
             is_preemptive,
             given: Mutex::default(),
             is_accepted: AtomicBool::new(false),
-            secrets: SyncMutex::default(),
+            known_secrets,
         }
     }
 
@@ -126,12 +130,9 @@ impl Authorization {
         self.credentials.is_some()
     }
 
-    /// The secrets that were used lately.
-    pub(super) fn secrets(&self) -> Vec<SecretString> {
-        self.secrets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// What must never stand in a message, should the registry echo it.
+    pub(super) fn known_secrets(&self) -> &KnownSecrets {
+        &self.known_secrets
     }
 
     /// The header to send.
@@ -202,7 +203,8 @@ impl Authorization {
             return Ok(None);
         };
         let credential = credentials(freshness).await?;
-        self.remember_secret(credential.password.expose_secret());
+        self.known_secrets
+            .remember(credential.password.expose_secret());
         self.remember(credential.basic().ok().as_ref());
         Ok(Some(credential))
     }
@@ -210,20 +212,7 @@ impl Authorization {
     fn remember(&self, header: Option<&HeaderValue>) {
         let text = header.and_then(|header| header.to_str().ok());
         if let Some((_, secret)) = text.and_then(|text| text.split_once(' ')) {
-            self.remember_secret(secret);
-        }
-    }
-
-    fn remember_secret(&self, secret: &str) {
-        // A text as short as that is no secret, and may be a part of any word.
-        if secret.len() < 6 {
-            return;
-        }
-        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        if secrets.iter().all(|known| known.expose_secret() != secret) {
-            secrets.push(SecretString::from(secret));
-            let surplus = secrets.len().saturating_sub(KNOWN_SECRETS);
-            secrets.drain(..surplus);
+            self.known_secrets.remember(secret);
         }
     }
 

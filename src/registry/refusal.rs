@@ -11,7 +11,6 @@ use serde::Deserialize;
 use super::authorization::Authorization;
 use super::immutability;
 use crate::error::{Error, Kind, Operation, Side};
-use crate::redaction::redact;
 
 /// How long the body of a refusal is read. It is short, the status alone tells enough, and the answer to a streamed request has no
 /// time limit of its own.
@@ -202,7 +201,7 @@ fn advice(place: &Place<'_>, kind: Kind, code: &str, message: &str) -> String {
             format!("nothing can be pushed to {repository}, which ECR fills itself by a rule of its pull-through cache: have the rule here name another repository")
         }
         (Side::Source, Kind::Denied) if place.authorization.has_credential() => {
-            "the GHCR token is expired, revoked, lacks read:packages or is not authorised for the organisation's SSO, or the package is missing; GHCR lets only a classic personal access token pull private packages".to_owned()
+            "the GHCR token is expired, revoked, lacks read:packages or is not authorised for the organisation's SSO, or the package is missing; GHCR lets only a classic personal access token pull private packages, or a workflow's GITHUB_TOKEN those that its repository has access to".to_owned()
         }
         (Side::Source, Kind::Denied) => {
             "the package is private or missing, and no token is configured: set GHCR_TOKEN_SECRET_ID".to_owned()
@@ -271,7 +270,7 @@ fn printable(text: &str, authorization: &Authorization) -> String {
 /// A text without anything secret that the registry echoes: the credentials in use, GitHub's tokens, and the queries of URLs, which may
 /// be signed.
 fn without_secrets(text: &str, authorization: &Authorization) -> String {
-    let text = redact(text, &authorization.secrets());
+    let text = authorization.known_secrets().redact(text);
     let is_space = |character: char| character.is_whitespace() || "\"'<>".contains(character);
     text.split_inclusive(is_space).map(redacted).collect()
 }
@@ -299,6 +298,7 @@ fn redacted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redaction::KnownSecrets;
 
     #[test]
     fn a_repository_of_the_pull_through_cache_is_told_from_others() {
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn what_a_registry_echoes_is_shown_without_secrets() {
-        let authorization = Authorization::by_challenge(None);
+        let authorization = Authorization::by_challenge(None, KnownSecrets::default());
         let shown = |text: &str| printable(text, &authorization);
         assert_eq!(
             shown("repository name not known\n"),

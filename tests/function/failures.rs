@@ -192,8 +192,8 @@ async fn events_that_are_none() {
             "name one of the two",
         ),
         (
-            json!({"source": "ghcr.io/acme/api:1", "token": "gho_x"}),
-            "not supported by this version yet",
+            json!({"source": "ghcr.io/acme/api:1", "token": 7}),
+            "`token` is not GitHub's token",
         ),
         (
             json!({"image": "ghcr.io/acme/api", "tags": []}),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use ghcr_to_ecr::error::{Error, Kind, Result};
 use ghcr_to_ecr::github::{self, Version};
 use ghcr_to_ecr::manifest::Digest;
+use ghcr_to_ecr::redaction::KnownSecrets;
 use ghcr_to_ecr::token::Token;
 use serde_json::{Value, json};
 use support::ghcr::Ghcr;
@@ -43,7 +44,7 @@ impl Api {
         let url = Url::parse(&server.server.url()).expect("the URL of the server");
         Api {
             server,
-            adapter: github::GitHub::new(http, url),
+            adapter: github::GitHub::new(http, url, KnownSecrets::default()),
             token: Some(Token {
                 secret_id: "ghcr-token".to_owned(),
                 text: Ghcr::TOKEN.into(),

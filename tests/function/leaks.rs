@@ -16,10 +16,11 @@ use support::image::{Blob, Signer};
 use support::sqs::Message;
 use support::webhook;
 
-use crate::scenario::{Image, REPOSITORY, Scenario, direct, small_image};
+use crate::scenario::{Image, REPOSITORY, Scenario, direct};
 
 /// Secrets with characters that every encoding changes.
 const TOKEN: &str = "to+ken/of=\"mine\"~?";
+const LENT: &str = "len+t/for=\"one\"copy~?";
 const PASSWORD: &str = "pass+word/of=ECR\\?>~";
 const HOOK: &str = "It's a \"Secret\" to/Everybody?";
 const HOOK_BEFORE: &str = "The+Secret\\before that one>";
@@ -215,11 +216,20 @@ fn events(tag: &str, image: &Image) -> Vec<Value> {
         webhook::eventbridge("github.com", "package", detail),
         with("all_tags"),
         with("dry_run"),
+        json!({"check": true}),
+        lending(tag),
         webhook::in_base64(webhook::api_gateway_v2("package", &body, HOOK)),
         webhook::scheduled_rule(),
         json!({"reconcile": ["acme/api"]}),
         webhook::api_gateway_v2("package", &body, "another secret"),
     ]
+}
+
+/// Asks for a copy with a token that is lent for it.
+fn lending(tag: &str) -> Value {
+    let mut event = direct(tag);
+    event["token"] = json!(LENT);
+    event
 }
 
 /// What was said so far, besides the log.
@@ -239,24 +249,30 @@ impl Run {
         scenario.aws.put_secret("webhook-secret", HOOK_BEFORE);
         scenario.aws.put_secret("webhook-secret", HOOK);
         scenario.aws.create_event_bus(BUS);
-        scenario.ghcr.accept_tokens(&[TOKEN]);
-        scenario.github.accept_tokens(&[TOKEN]);
+        scenario.ghcr.accept_tokens(&[TOKEN, LENT]);
+        scenario.github.accept_tokens(&[TOKEN, LENT]);
         scenario.ecr.renew_password(PASSWORD);
         let registry = scenario.ecr.server.url();
         scenario
             .aws
             .authorize(PASSWORD, &registry, in_twelve_hours());
-        let run = Run {
+        let mut run = Run {
             scenario,
             images: 0,
             invocations: 0,
             answers: Vec::new(),
             logged: Vec::new(),
         };
-        let image = small_image();
-        run.scenario.push(REPOSITORY, "base", &image);
-        run.scenario.copy("base").await;
+        run.use_every_token().await;
         run
+    }
+
+    /// Lets the process know what others may repeat to it.
+    async fn use_every_token(&mut self) {
+        for event in [lending, direct] {
+            let (tag, _) = self.push();
+            self.invoke(&event(&tag)).await;
+        }
     }
 
     async fn invoke(&mut self, event: &Value) {
@@ -322,7 +338,7 @@ impl Run {
         let signature = signed.rsplit("sig=").next().unwrap_or_default();
         let address = format!("{}{signed}", scenario.ghcr.storage.url());
         let basic = authorization(&scenario.ecr.server).replace("Basic ", "");
-        let ghcr = vec![TOKEN.to_owned(), bearer];
+        let ghcr = vec![TOKEN.to_owned(), LENT.to_owned(), bearer];
         let storage = vec![address, signature.to_owned()];
         let ecr = vec![PASSWORD.to_owned(), basic];
         let aws = vec![SESSION.to_owned()];
@@ -394,8 +410,7 @@ impl Run {
         let mut settings = SETTINGS;
         settings[0].1 = form;
         self.scenario.restart_with(&settings).await;
-        let (tag, _) = self.push();
-        self.scenario.copy(&tag).await;
+        self.use_every_token().await;
     }
 
     fn servers(&self) -> [&Server; 6] {
@@ -453,7 +468,15 @@ impl Run {
 
     /// Every secret that was in use, those that came and went included.
     fn secrets(&self) -> BTreeSet<String> {
-        let fixed = [TOKEN, PASSWORD, HOOK, HOOK_BEFORE, SECRET_KEY, SESSION];
+        let fixed = [
+            TOKEN,
+            LENT,
+            PASSWORD,
+            HOOK,
+            HOOK_BEFORE,
+            SECRET_KEY,
+            SESSION,
+        ];
         let mut secrets: BTreeSet<String> = fixed.map(str::to_owned).into();
         for request in self.servers().into_iter().flat_map(Server::requests) {
             let authorization = request.headers.get("authorization").cloned();

@@ -28,6 +28,7 @@ mod hazards;
 mod interplay;
 mod interruptions;
 mod leaks;
+mod lent;
 mod long_runs;
 mod matrix;
 mod measurements;

@@ -88,8 +88,10 @@ install_cargo_deny
 # cargo-deny reads the licences of all crates, also of those for other systems, which no build here has fetched.
 cargo fetch --locked --quiet
 
-look_for curl:curl docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap htpasswd:apache2-utils \
-  gh:gh readelf:binutils
+look_for curl:curl docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap htpasswd:apache2-utils
+look_for jq:jq gh:gh readelf:binutils
+# Version 2, where Amazon's own installer has not put it; what else is called `aws` may be version 1.
+[ -x /usr/local/bin/aws ] || look_for /usr/bin/aws:awscli
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 docker version >/dev/null 2>&1 || command -v dockerd >/dev/null || missing+=(docker.io)
 [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"

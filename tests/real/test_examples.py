@@ -191,3 +191,32 @@ def test_a_commit_gets_the_status_of_its_image(events):
         assert evaluated(body["state"], event) == state
         description = evaluated(body["description"], event)
         assert words in description and len(description) <= 140
+
+
+def test_a_workflows_role_may_invoke_one_function_and_trusts_the_named_subjects_alone():
+    role = resources("github-actions-role.yaml")["Role"]["Properties"]
+    trust, = role["AssumeRolePolicyDocument"]["Statement"]
+    issuer = "token.actions.githubusercontent.com"
+    assert trust["Action"] == "sts:AssumeRoleWithWebIdentity"
+    assert trust["Condition"] == {"StringEquals": {f"{issuer}:aud": "sts.amazonaws.com", f"{issuer}:sub": "Subjects"}}
+    policy, = role["Policies"]
+    assert policy["PolicyDocument"]["Statement"] == [
+        {"Effect": "Allow", "Action": "lambda:InvokeFunction", "Resource": "FunctionArn"}]
+    assert "ManagedPolicyArns" not in role
+
+
+@pytest.mark.parametrize(("subject", "is_allowed"), [
+    ("repo:acme/api:ref:refs/heads/main", True),
+    ("repo:acme@1234/api@5678:environment:production", True),
+    ("repo:acme/api:ref:refs/tags/v1.2.3", True),
+    ("repo:acme/api:*", False),
+    ("repo:acme/*:ref:refs/heads/main", False),
+    ("repo:acme/api:ref:refs/heads/*", False),
+    ("repo:acme/api:environment:prod?", False),
+    ("repo:acme/api:pull_request", False),
+    ("repo:acme/api", False),
+    ("", False),
+])
+def test_a_workflows_role_trusts_no_pattern_of_subjects(subject, is_allowed):
+    parameters = yaml.load((EXAMPLES / "github-actions-role.yaml").read_text(), Loader)["Parameters"]
+    assert bool(re.fullmatch(parameters["Subjects"]["AllowedPattern"], subject)) == is_allowed
