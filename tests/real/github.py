@@ -116,21 +116,25 @@ def github(*tags: str):
             if self.headers["Authorization"] != f"token {TOKEN}":
                 status, answer = 401, {"message": "Bad credentials"}
             else:
-                status, answer = repository.answer(self.command, url.path, parse_qs(url.query), body)
+                method = "GET" if self.command == "HEAD" else self.command
+                status, answer = repository.answer(method, url.path, parse_qs(url.query), body)
             content = answer if isinstance(answer, bytes) else b"" if answer is None else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/octet-stream" if isinstance(answer, bytes) else "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(content)
+            if self.command != "HEAD":
+                self.wfile.write(content)
 
-        do_GET = do_POST = do_PATCH = do_DELETE = answer
+        do_GET = do_HEAD = do_POST = do_PATCH = do_DELETE = answer
 
         def log_message(self, *_):
             """Nothing on the terminal of the tests."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield repository, {"GH_TOKEN": TOKEN, "GH_HOST": HOST, "GH_REPO": f"{HOST}/{REPOSITORY}", "GH_NO_UPDATE_NOTIFIER": "1",
-                           "HTTP_PROXY": f"http://127.0.0.1:{server.server_port}"}
+        yield repository, {
+            "GH_TOKEN": TOKEN, "GH_HOST": HOST, "GH_REPO": f"{HOST}/{REPOSITORY}",
+            "GH_NO_UPDATE_NOTIFIER": "1", "GH_TELEMETRY": "0", "HTTP_PROXY": f"http://127.0.0.1:{server.server_port}",
+        }
         server.shutdown()

@@ -180,8 +180,8 @@ def test_every_crate_of_every_binary_comes_with_its_licence(licences):
         for component in bill["components"]:
             assert f"\n{component['name']} {component['version']} (" in licences
     # What the Apache licence, the MIT licence and the standard library ask for.
-    for text in ("Apache License\n", "Permission is hereby granted, free of charge", "Redistribution and use in source and binary",
-                 "Copyright notices for The Rust Standard Library"):
+    for text in ("Apache License\n", "Permission is hereby granted, free of charge",
+                 "Redistribution and use in source and binary", "Copyright notices for The Rust Standard Library"):
         assert text in licences
     # Of crates that only tests and builds use there is none.
     assert "\nproptest " not in licences
