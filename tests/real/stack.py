@@ -52,6 +52,7 @@ class Stack:
         self.resources = {
             name: self._filled(resource) for name, resource in transformed["Resources"].items()
             if "Condition" not in resource or self._holds(resource["Condition"])}
+        self.outputs = {name: self._filled(output["Value"]) for name, output in transformed["Outputs"].items()}
 
     def of_type(self, kind: str) -> dict[str, dict]:
         """The properties of all resources of one type, by their names."""

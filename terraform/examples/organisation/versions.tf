@@ -1,0 +1,15 @@
+terraform {
+  required_version = ">= 1.9"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = ">= 6.28, < 7.0"
+    }
+
+    github = {
+      source  = "integrations/github"
+      version = ">= 6.0, < 7.0"
+    }
+  }
+}
