@@ -24,7 +24,7 @@ LOCAL_OPTIONS = --template $(LOCAL_BUILD)/template.yaml --parameter-overrides Ar
 
 .DEFAULT_GOAL := help
 .PHONY: help copy demo picture bench test-fast test fuzz advisories parameters build local-build package invoke start-api \
-	deploy remote-invoke doctor fmt clean
+	deploy remote-invoke doctor release-function release-command release fmt clean
 
 help: ## list these targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,26 +87,64 @@ parameters:
 build: parameters $(TOOLS) ## the functions for AWS, as the parameters say (ENVIRONMENT=production, or PARAMETERS=….yaml)
 	$(SAM) build --parameter-overrides file://$(PARAMETERS)
 
+# With the flags of `package`: whoever has made one has compiled for the other.
 local-build: $(TOOLS)
-	$(SAM) build --parameter-overrides Architecture=$(HOST_ARCHITECTURE) --build-dir $(LOCAL_BUILD)
+	$(WITHOUT_PATHS) $(SAM) build --parameter-overrides Architecture=$(HOST_ARCHITECTURE) --build-dir $(LOCAL_BUILD)
 
 # For both processors the same sources give the same bytes, with the same versions of Rust, of the tools in
 # deploy/requirements.txt and of Python: the binary knows no path of this machine, and the zip no time.
 ARCHITECTURE ?= arm64
 ARCHIVE := target/package/ghcr-to-ecr-$(ARCHITECTURE)
 CARGO_FOLDER := $(or $(CARGO_HOME),$(HOME)/.cargo)
+WITHOUT_PATHS = RUSTFLAGS="--remap-path-prefix=$(CURDIR)=/source --remap-path-prefix=$(CARGO_FOLDER)=/cargo" \
+	CFLAGS="-ffile-prefix-map=$(CURDIR)=/source -ffile-prefix-map=$(CARGO_FOLDER)=/cargo"
+# Fails where a path of this machine is in a binary all the same.
+SEARCH_PATHS = @grep --quiet --text --fixed-strings --regexp="$(CURDIR)/" --regexp="$(CARGO_FOLDER)/" $(1); \
+	test $$? = 1 || { echo 'a path of this machine is in $(1), or it could not be searched' >&2; exit 2; }
 
 package: $(TOOLS) ## the function's zip, checksum and bill of materials, in target/package (ARCHITECTURE=x86_64)
 	mkdir -p $(dir $(ARCHIVE))
-	PATH="$(CURDIR)/.tools/venv/bin:$$PATH" \
-		RUSTFLAGS="--remap-path-prefix=$(CURDIR)=/source --remap-path-prefix=$(CARGO_FOLDER)=/cargo" \
-		CFLAGS="-ffile-prefix-map=$(CURDIR)=/source -ffile-prefix-map=$(CARGO_FOLDER)=/cargo" \
+	PATH="$(CURDIR)/.tools/venv/bin:$$PATH" $(WITHOUT_PATHS) \
 		cargo lambda build --release --locked --bin bootstrap $(if $(filter arm64,$(ARCHITECTURE)),--arm64,--x86-64)
-	@! grep --quiet --text --fixed-strings --regexp="$(CURDIR)/" --regexp="$(CARGO_FOLDER)/" target/lambda/bootstrap/bootstrap || \
-		{ echo 'a path of this machine is in the binary' >&2; exit 2; }
+	$(call SEARCH_PATHS,target/lambda/bootstrap/bootstrap)
 	.tools/venv/bin/python deploy/package.py target/lambda/bootstrap/bootstrap $(ARCHIVE).zip >$(ARCHIVE).zip.sha256
 	.tools/venv/bin/python deploy/bill_of_materials.py $(ARCHITECTURE) >$(ARCHIVE).cdx.json
 	@cat $(ARCHIVE).zip.sha256
+
+# What a release consists of, as .github/workflows/release.yml builds it; see docs/releasing.md.
+release-function: package
+	deploy/release/linux_binary.py $(ARCHITECTURE) 2.34 target/lambda/bootstrap/bootstrap
+ifeq ($(ARCHITECTURE),$(HOST_ARCHITECTURE))
+	cargo build --locked --workspace --bin demo
+	target/debug/demo target/lambda/bootstrap/bootstrap
+endif
+
+VERSION = $(shell sed -n 's/^version *= *"\(.*\)"/\1/p' Cargo.toml)
+# For Linux by cargo-lambda, as the function is: zig links it so that it runs with any glibc since 2.17, the oldest that Rust
+# supports. In a folder of its own, or it would undo what was compiled for the function.
+TARGET ?= $(shell rustc --print host-tuple)
+LINUX = $(findstring linux,$(TARGET))
+COMMAND_ARCHIVE = ghcr-to-ecr-$(VERSION)-$(TARGET)
+COMMAND = target/command/$(if $(LINUX),lambda/ghcr-to-ecr/bootstrap,$(TARGET)/release/ghcr-to-ecr)
+
+release-command: $(if $(LINUX),$(TOOLS))
+	cargo fetch --locked
+	PATH="$(CURDIR)/.tools/venv/bin:$$PATH" $(WITHOUT_PATHS) CARGO_TARGET_DIR=target/command \
+		cargo $(if $(LINUX),lambda build --target $(TARGET).2.17,build --target $(TARGET)) \
+		--release --locked --features cli --bin ghcr-to-ecr
+	$(call SEARCH_PATHS,$(COMMAND))
+	$(if $(LINUX),deploy/release/linux_binary.py $(if $(filter aarch64-%,$(TARGET)),arm64,x86_64) 2.17 $(COMMAND))
+	$(if $(filter $(TARGET),$(shell rustc --print host-tuple)),$(COMMAND) --version)
+	deploy/third_party.py >target/command/THIRD-PARTY.txt
+	deploy/release/tarball.py $(COMMAND_ARCHIVE) $(COMMAND) LICENSE target/command/THIRD-PARTY.txt target/package
+	deploy/bill_of_materials.py $(TARGET) >target/package/$(COMMAND_ARCHIVE).cdx.json
+
+# From what all builds have left in BUILDS. GitHub's workflows set GITHUB_REPOSITORY.
+RELEASE ?= target/release-files
+
+release:
+	cargo fetch --locked
+	deploy/release/assemble.py $(VERSION) "$(GITHUB_REPOSITORY)" $(BUILDS) $(RELEASE)
 
 invoke: local-build ## invoke the function in a container here: EVENT=events/….json (ENV=….json for its settings, FUNCTION=…)
 	@test -n "$(EVENT)" || { echo 'make invoke EVENT=events/….json' >&2; exit 2; }

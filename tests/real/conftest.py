@@ -185,7 +185,7 @@ def destination(address, aws, tmp_path_factory):
 def built() -> Path:
     """The directory where `sam build` leaves the function and its template."""
     directory = TOOLS / "sam"
-    run("sam", "build", *PARAMETERS, "--build-dir", directory)
+    run("make", "local-build")
     return directory
 
 

@@ -89,7 +89,7 @@ install_cargo_deny
 cargo fetch --locked --quiet
 
 look_for curl:curl docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap htpasswd:apache2-utils
-look_for jq:jq
+look_for jq:jq gh:gh readelf:binutils
 # Version 2, where Amazon's own installer has not put it; what else is called `aws` may be version 1.
 [ -x /usr/local/bin/aws ] || look_for /usr/bin/aws:awscli
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
