@@ -397,7 +397,7 @@ fn rows(readme: &str) -> BTreeSet<(String, String)> {
 }
 
 #[test]
-fn the_readme_lists_exactly_what_the_roles_allow() {
+fn the_page_lists_exactly_what_the_roles_allow() {
     let roles = roles();
     let allowed = roles
         .values()
@@ -415,11 +415,11 @@ fn the_readme_lists_exactly_what_the_roles_allow() {
             statement.actions.iter().flat_map(pairs).collect::<Vec<_>>()
         })
         .collect();
-    let in_readme = rows(&read("README.md"));
-    let missing: Vec<_> = in_template.difference(&in_readme).collect();
-    let unfounded: Vec<_> = in_readme.difference(&in_template).collect();
-    assert!(missing.is_empty(), "the README lacks {missing:?}");
-    assert!(unfounded.is_empty(), "the README has {unfounded:?}");
+    let in_page = rows(&read("docs/permissions.md"));
+    let missing: Vec<_> = in_template.difference(&in_page).collect();
+    let unfounded: Vec<_> = in_page.difference(&in_template).collect();
+    assert!(missing.is_empty(), "docs/permissions.md lacks {missing:?}");
+    assert!(unfounded.is_empty(), "docs/permissions.md has {unfounded:?}");
 }
 
 /// What a role has on everything is what AWS allows on nothing less. (Service authorization reference)
