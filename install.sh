@@ -115,7 +115,7 @@ ask_hidden() {
   printf '\n' >/dev/tty
 }
 
-# shellcheck disable=SC2317 # the trap calls it
+# shellcheck disable=SC2317,SC2329 # the trap calls it
 clean_up() {
   rm -rf "$work"
   [ -z "$terminal" ] || stty "$terminal" </dev/tty
@@ -465,8 +465,10 @@ set_rules() {
   elif [ -n "$source" ]; then
     text="[{\"source\": \"$source\", \"destination\": \"$destination\"}]"
     [ -z "$create_repositories" ] || text="${text%\}]}, \"repository\": {\"create\": true}}]"
-    parameters+=("DestinationRepositories=$(repositories_of_destination)")
-    say "Rules: $text"
+    local repositories
+    repositories=$(repositories_of_destination)
+    parameters+=("DestinationRepositories=$repositories")
+    say "Rules: $text" "The function may push to $repositories"
   else
     return 0
   fi
@@ -568,8 +570,8 @@ deploy() {
 # Ends with the oldest failure since the deployment or deletion began: CloudFormation undoes or skips everything after it.
 explain_stack() {
   cp "$work/complaint" "$work/why"
-  must cloudformation describe-stack-events --stack-name "$stack" --output text \
-    --query 'StackEvents[].[ResourceStatus,LogicalResourceId,ResourceStatusReason]' >"$work/events"
+  try cloudformation describe-stack-events --stack-name "$stack" --output text \
+    --query 'StackEvents[].[ResourceStatus,LogicalResourceId,ResourceStatusReason]' >"$work/events" || : >"$work/events"
   awk -F '\t' -v "stack=$stack" '
     $2 == stack && $1 ~ /^(CREATE|UPDATE|DELETE)_IN_PROGRESS$/ { exit }
     $2 != stack && $1 ~ /_FAILED$/ && $3 !~ /cancelled/ { first = $2 ": " $3 }
@@ -691,9 +693,9 @@ install() {
   expect_parameters
   ask_what_is_open
   choose_bucket
-  prepare_bucket
   parameters+=("CodeBucket=$bucket")
   set_rules
+  prepare_bucket
   set_secrets
   keep_tags
   deploy

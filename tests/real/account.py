@@ -17,13 +17,16 @@ from xml.sax.saxutils import escape
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from moto.awslambda.models import lambda_backends
 from moto.cloudformation.models import Event, cloudformation_backends
 from moto.s3.models import s3_backends
+from moto.secretsmanager.models import secretsmanager_backends
 from moto.server import DomainDispatcherApplication, create_backend_app
 from samtranslator.translator.transform import transform
 from samtranslator.yaml_helper import yaml_parse
 from werkzeug.test import Client
 
+from conftest import REGION
 from stack import NoManagedPolicies
 
 NUMBER = "123456789012"
@@ -87,6 +90,7 @@ class Account:
         # Bodies of GitHub's downloads by path; one that is shorter than it says breaks off.
         self.downloads: dict[str, bytes] = {}
         self.broken_off: set[str] = set()
+        self.redirect = "https://release-assets.githubusercontent.com"
         # Operations that are refused, each with its error.
         self.refuses: dict[str, Refused] = {}
         # The first resource that CloudFormation can't create, and why.
@@ -138,7 +142,7 @@ class Account:
             return 404, {}, b"Not Found"
         # GitHub sends to the host where the files lie.
         if host == "github.com":
-            return 302, {"Location": f"https://release-assets.githubusercontent.com{target}"}, b""
+            return 302, {"Location": self.redirect + target}, b""
         content = self.downloads[target]
         if target in self.broken_off:
             return 200, {"Content-Length": str(len(content))}, content[:len(content) // 2]
@@ -154,10 +158,40 @@ class Account:
         headers = {"X-Amz-Function-Error": "Unhandled"} if "errorMessage" in answer else {}
         return 200, headers, json.dumps(answer).encode()
 
+    # What there is in the account, as moto has it; None where there is nothing.
+
     def stack(self, name: str, region: str):
-        """moto's own stack, or None."""
         stacks = cloudformation_backends[NUMBER][region].stacks.values()
         return next((stack for stack in stacks if stack.name == name), None)
+
+    def code(self, region: str) -> set[tuple[str, str]]:
+        """Bucket and key of the code of all functions."""
+        functions = lambda_backends[NUMBER][region].list_functions()
+        return {(function.code["S3Bucket"], function.code["S3Key"]) for function in functions}
+
+    def bucket(self, name: str):
+        return s3_backends[NUMBER]["aws"].buckets.get(name)
+
+    def object(self, bucket: str, key: str) -> bytes:
+        return self.bucket(bucket).keys[key].value
+
+    def secret(self, secret: str) -> str | None:
+        """Its text, unless it is deleted, though it might be restored."""
+        secrets = secretsmanager_backends[NUMBER][REGION].secrets
+        found = secrets.get(secret)
+        return None if found is None or found.is_deleted() else found.versions[found.default_version_id]["secret_string"]
+
+    # What others have made there.
+
+    def create_secret(self, name: str, text: str) -> None:
+        secretsmanager_backends[NUMBER][REGION].create_secret(name, text, None, None, [], None, None, [], False)
+
+    def create_stack(self, name: str, region: str, parameter: str, status: str) -> None:
+        """A stack with one parameter and nothing in it."""
+        template = {"Parameters": {parameter: {"Type": "String"}}, "Resources": {"Nothing": {
+            "Type": "AWS::CloudFormation::WaitConditionHandle"}}}
+        cloudformation_backends[NUMBER][region].create_stack(name, json.dumps(template), {parameter: "text"})
+        self.stack(name, region).status = status
 
     def _change_set(self, region: str, body: bytes) -> bytes:
         """The request with what CloudFormation makes of its template and parameters, for moto."""
@@ -240,10 +274,12 @@ class Account:
         logical, reason = self.fails
         for name, status, text in ((stack.name, f"{verb}_IN_PROGRESS", "User Initiated"),
                                    (logical, f"{verb}_FAILED", reason),
-                                   ("JobQueue", f"{verb}_FAILED", f"Resource {verb.lower()} cancelled"),
+                                   ("CopyRole", f"{verb}_FAILED", f"Resource {verb.lower()} cancelled"),
                                    (stack.name, f"{verb}_ROLLBACK_IN_PROGRESS", f"[{logical}] failed")):
             stack.events.append(Event(stack.stack_id, stack.name, name, name, "AWS::CloudFormation::Stack", status,
-                                      resource_status_reason=text))
+                                      resource_status_reason=text, resource_properties=None))
+        change_set = cloudformation_backends[NUMBER][region].change_sets[form["ChangeSetName"]]
+        stack.resource_map.resolved_parameters = change_set.parameters
         stack.status = "ROLLBACK_COMPLETE" if verb == "CREATE" else "UPDATE_ROLLBACK_COMPLETE"
         return 200, {}, (b'<ExecuteChangeSetResponse xmlns="http://cloudformation.amazonaws.com/doc/2010-05-15/">'
                          b"<ExecuteChangeSetResult/></ExecuteChangeSetResponse>")
