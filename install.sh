@@ -83,13 +83,16 @@ show_complaint() {
 explain() {
   show_complaint
   if complaint_says 'Unable to locate credentials|NoCredentials'; then
-    fail 'the AWS CLI has no credentials: use AWS CloudShell, which is logged in, or run `aws configure sso` once and then `aws sso login`'
+    fail 'the AWS CLI has no credentials: use AWS CloudShell, which is logged in, or run `aws configure sso` once and then' \
+      '`aws sso login`'
   elif complaint_says 'ExpiredToken|has expired|is expired|Error loading SSO Token|SSO session'; then
     fail 'the credentials have expired: run `aws sso login` (in CloudShell: reload the page), then the same command again'
   elif complaint_says 'InvalidClientTokenId|UnrecognizedClient|SignatureDoesNotMatch|AuthFailure'; then
-    fail "AWS does not accept these credentials in $region: log in again, and look in the console under *AWS Regions* whether this Region is enabled for the account"
+    fail "AWS does not accept these credentials in $region: log in again, and look in the console under *AWS Regions* whether this" \
+      'Region is enabled for the account'
   elif complaint_says 'AccessDenied|not authorized|UnauthorizedOperation|Forbidden'; then
-    fail "${identity:-whoever runs this} lacks a right, which stands above: have an administrator grant it, or run the same command as a role that has it"
+    fail "${identity:-whoever runs this} lacks a right, which stands above: have an administrator grant it, or run the same command" \
+      'as a role that has it'
   elif complaint_says 'Could not connect to the endpoint URL|Invalid endpoint|Could not resolve'; then
     fail "AWS can't be reached in $region: is that the name of a Region (--region), and is the network there?"
   fi
@@ -178,7 +181,8 @@ check_arguments() {
   local tag
   for tag in "${tags[@]}"; do
     expect_form --tag "$tag" '^[A-Za-z0-9 _.:/+@-]+=[A-Za-z0-9 _.:/=+@-]*$' 'NAME=VALUE of letters, digits, spaces and _.:/=+@-'
-    [ "${tag%%=*}" != application ] || [ "$tag" = application=ghcr-to-ecr ] || misused "--tag $tag: this one is application=ghcr-to-ecr"
+    [ "${tag%%=*}" != application ] || [ "$tag" = application=ghcr-to-ecr ] ||
+      misused "--tag $tag: this one is application=ghcr-to-ecr"
   done
   [ -z "$rules_file" ] || [ -z "$source$destination" ] || misused '--rules takes the place of --source and --destination'
   [ -z "$rules_file" ] || [ -r "$rules_file" ] || misused "--rules: there is no file $rules_file that can be read"
@@ -205,7 +209,8 @@ check_destination() {
 
 # Which account and Region this is about. Nothing is changed before that is on the screen.
 find_account() {
-  command -v aws >/dev/null || fail 'there is no AWS CLI: use AWS CloudShell, or install version 2 of it: https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html'
+  command -v aws >/dev/null || fail 'there is no AWS CLI: use AWS CloudShell, or install version 2 of it:' \
+    https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html
   [ -n "$region" ] || region=${AWS_REGION:-${AWS_DEFAULT_REGION:-$(aws configure get region || true)}}
   [ -n "$region" ] || misused 'no Region is set: name one, such as --region eu-west-3'
   expect_form --region "$region" '^[a-z]+(-[a-z]+)+-[0-9]+$' 'a Region such as eu-west-3'
@@ -256,7 +261,8 @@ expect_stack_can_change() {
     ROLLBACK_COMPLETE | ROLLBACK_FAILED | CREATE_FAILED | DELETE_FAILED)
       fail "the stack is in $status, from which it can only be deleted. Run \`$(again remove) --keep-secrets\`, then this again" ;;
     UPDATE_ROLLBACK_FAILED)
-      fail "an upgrade failed, and so did the way back. Run \`aws cloudformation continue-update-rollback --stack-name $stack --region $region\`, then this again" ;;
+      fail 'an upgrade failed, and so did the way back. Run' \
+        "\`aws cloudformation continue-update-rollback --stack-name $stack --region $region\`, then this again" ;;
     *) fail "the stack is in $status: somebody else changes it. Wait until that is over, then run this again" ;;
   esac
 }
@@ -290,21 +296,27 @@ expect_sum() {
   [[ $expected =~ ^[0-9a-f]{64}$ ]] || fail "SHA256SUMS of $from has no sum of $1, or not one: this is no whole release"
   found=$(sum_of "$work/$1")
   [ "$found" = "$expected" ] ||
-    fail "$1 from $from is not the file of the release: its SHA-256 is $found, and SHA256SUMS says $expected. Nothing was deployed; download it again, and if it stays so, tell the maintainers"
+    fail "$1 from $from is not the file of the release: its SHA-256 is $found, and SHA256SUMS says $expected. Nothing was deployed;" \
+      'run this again, and if it stays so, tell the maintainers'
 }
 
-# GitHub's attestation says which workflow of which repository has built a file. To ask for it takes GitHub's own command.
+# GitHub's attestation says which workflow of which repository has built a file, and from what. To ask for it takes GitHub's own
+# command, in a version that can ask so precisely.
 expect_provenance() {
-  if [ -z "$REPOSITORY" ] || ! command -v gh >/dev/null || ! gh auth status >/dev/null 2>&1; then
-    say "Who built it was not checked: that takes GitHub's command gh, logged in"
+  if [ -z "$REPOSITORY" ] || ! gh attestation verify --help 2>/dev/null | grep -e --source-ref >/dev/null ||
+    ! gh auth status >/dev/null 2>&1; then
+    say "Who built it was not checked: that takes a recent version of GitHub's command gh, logged in"
     return
   fi
   local name
   for name in "$@"; do
-    gh attestation verify "$work/$name" --repo "$REPOSITORY" >/dev/null 2>"$work/complaint" ||
-      { cat "$work/complaint" >&2 && fail "GitHub does not confirm that $name was built by $REPOSITORY; nothing was deployed"; }
+    gh attestation verify "$work/$name" --repo "$REPOSITORY" --signer-workflow "$REPOSITORY/.github/workflows/release.yml" \
+      --source-ref "refs/tags/v$version" --deny-self-hosted-runners >/dev/null 2>"$work/complaint" || {
+      show_complaint
+      fail "GitHub does not confirm that $name was built by $REPOSITORY from the tag v$version. Nothing was deployed"
+    }
   done
-  say "Built by $REPOSITORY, as its attestation says"
+  say "Built by $REPOSITORY from the tag v$version, as GitHub confirms"
 }
 
 get_release() {
@@ -315,7 +327,7 @@ get_release() {
   fi
   from=${from%/}
   case $from in
-    http*) command -v curl >/dev/null || fail 'there is no curl: download the files of the release yourself, and name their folder: --from' ;;
+    http*) command -v curl >/dev/null || fail 'there is no curl: download the files of the release, and name their folder: --from' ;;
   esac
   fetch SHA256SUMS
   if [ -z "$version" ]; then
@@ -343,14 +355,14 @@ expect_parameters() {
     esac
     [ "$name" != "$parameter" ] || misused "--parameter $parameter: expected NAME=VALUE"
     awk '/^[^ #]/ { inside = /^Parameters:/ } inside && /^  [A-Za-z]/ { print $1 }' "$work/template.yaml" |
-      grep --quiet --fixed-strings --line-regexp -e "$name:" ||
+      grep --fixed-strings --line-regexp -e "$name:" >/dev/null ||
       misused "--parameter $name: the template of release $version has no such parameter"
     parameters+=("$parameter")
   done
 }
 
 has_parameter() {
-  printf '%s\n' "${parameters[@]}" | grep --quiet "^$1="
+  printf '%s\n' "${parameters[@]}" | grep "^$1=" >/dev/null
 }
 
 # The questions that the arguments leave open. An upgrade keeps what it has and asks none.
@@ -358,7 +370,8 @@ ask_what_is_open() {
   local lacking=''
   if [ -z "$status" ]; then
     if [ -n "$rules_file" ]; then
-      has_parameter DestinationRepositories || misused '--rules needs the repositories that the function may push to: --parameter DestinationRepositories=ARN,…'
+      has_parameter DestinationRepositories ||
+        misused '--rules needs the repositories that the function may push to: --parameter DestinationRepositories=ARN,…'
     else
       [ -n "$source" ] || lacking="$lacking --source"
       [ -n "$destination" ] || lacking="$lacking --destination"
@@ -381,7 +394,8 @@ ask_what_is_open() {
     ;;
   esac
   case $lacking in *GHCR_TOKEN*)
-    ask_hidden 'The classic GitHub token with read:packages that reads them (nothing is shown; empty for public packages alone; or the name or ARN of a secret that holds it)'
+    ask_hidden "The classic GitHub token with read:packages that reads them
+(nothing is shown; empty for public packages alone; or the name or ARN of a secret that holds it)"
     case $answer in
       '') no_token=yes ;;
       gh[a-z]_* | github_pat_*) ghcr_token=$answer ;;
@@ -391,13 +405,15 @@ ask_what_is_open() {
   esac
   [ -z "$ghcr_token" ] || check_token
   [ -n "$source" ] && [ -n "$destination" ] || [ -z "$source$destination" ] || misused '--source and --destination belong together'
-  [ -z "$create_repositories" ] || [ -n "$source$rules_file" ] || misused '--create-repositories belongs to --source and --destination, or to --rules'
+  [ -z "$create_repositories" ] || [ -n "$source$rules_file" ] ||
+    misused '--create-repositories belongs to --source and --destination, or to --rules'
 }
 
 check_token() {
   [ -z "$token_secret$no_token" ] || misused 'GHCR_TOKEN is set, and an option says something else about the token: unset it'
   case $ghcr_token in
-    github_pat_* | ghs_* | ghu_*) misused 'GHCR lets only classic personal access tokens pull (ghp_…): make one with the scope read:packages' ;;
+    github_pat_* | ghs_* | ghu_*)
+      misused 'GHCR lets only classic personal access tokens pull (ghp_…): make one with the scope read:packages' ;;
     *[!A-Za-z0-9_]*) misused 'this is no GitHub token: it has other characters than letters, digits and _' ;;
   esac
 }
@@ -524,7 +540,8 @@ prepare_bucket() {
   ! try s3api head-bucket --bucket "$bucket" --expected-bucket-owner "$account" >/dev/null || return 0
   complaint_says '\(404\)' || {
     show_complaint
-    fail "the S3 bucket $bucket can't be used: it belongs to another account or Region, or $identity lacks s3:ListBucket there. Name a bucket that can: --bucket"
+    fail "the S3 bucket $bucket can't be used: it belongs to another account or Region, or $identity lacks s3:ListBucket there." \
+      'Name a bucket that can: --bucket'
   }
   [ "$bucket" = "$own_bucket" ] || fail "there is no S3 bucket $bucket; --bucket names one that there is"
   # S3 refuses the name of this one Region. (S3 API reference, "CreateBucket")
@@ -553,7 +570,8 @@ keep_tags() {
 }
 
 deploy() {
-  must s3api put-object --bucket "$bucket" --key "$prefix$archive" --body "$work/$archive" --expected-bucket-owner "$account" >/dev/null
+  must s3api put-object --bucket "$bucket" --key "$prefix$archive" --body "$work/$archive" \
+    --expected-bucket-owner "$account" >/dev/null
   say 'CloudFormation deploys; that takes some three minutes …'
   if ! try cloudformation deploy --stack-name "$stack" --template-file "$work/template.yaml" --s3-bucket "$bucket" \
     --s3-prefix "${prefix%/}" --capabilities CAPABILITY_IAM CAPABILITY_AUTO_EXPAND --no-fail-on-empty-changeset \
@@ -617,7 +635,7 @@ show_checks() {
     }
     END {
       show()
-      if (!shown) print "  failed   " ("errorMessage" in line ? line["errorMessage"] : "the function gave no checklist; its log says why")
+      if (!shown) print "  failed   " (line["errorMessage"] ? line["errorMessage"] : "no checklist came; its log says why")
       exit (!shown || failed)
     }'
 }
@@ -652,7 +670,8 @@ show_what_to_do() {
   owner=${owner:-OWNER}
   function=$(known output FunctionName)
   webhook_secret=$(known parameter WebhookSecretArn)
-  [ -n "$webhook_secret" ] || say '' "Every webhook is refused, as the stack has no secret for it: $(again install) --webhook-secret ID"
+  [ -n "$webhook_secret" ] ||
+    say '' "Every webhook is refused, as the stack has no secret for it: $(again install) --webhook-secret ID"
   cat <<EOF
 
 What to do next:
@@ -715,9 +734,9 @@ confirm_removal() {
   local secrets='The secrets that install.sh has made stay.'
   [ -n "$keep_secrets" ] || secrets='So do the secrets that install.sh has made, which can be restored for 30 days.'
   if [ -n "$status" ]; then
-    say "This deletes the stack $stack: both functions, their roles, logs and alarms, the schedule, the webhook URL, and the job queue with" \
-      "every job that waits in it. What stays: images and repositories in ECR, GitHub's webhook, and the dead-letter queue and the" \
-      'failure queue with their messages.'
+    say "This deletes the stack $stack: both functions, their roles, logs and alarms, the schedule, the webhook URL, and the job" \
+      "queue with every job that waits in it. What stays: images and repositories in ECR, GitHub's webhook, and the dead-letter" \
+      'queue and the failure queue with their messages.'
   else
     say "There is no stack $stack. What is left of it is deleted:"
   fi
@@ -760,8 +779,10 @@ remove_secrets() {
       --query "[DeletedDate, Tags[?Key=='$OWN_TAG'].Value | [0]]" >"$work/secret"; then
       # Already on its way, or somebody else's.
       [ "$(cat "$work/secret")" = "None	$stack" ] || continue
-      until=$(must secretsmanager delete-secret --secret-id "$stack/$name" --recovery-window-in-days 30 --query DeletionDate --output text)
-      say "The secret $stack/$name is deleted for good at $until; until then \`aws secretsmanager restore-secret --region $region --secret-id $stack/$name\` brings it back"
+      until=$(must secretsmanager delete-secret --secret-id "$stack/$name" --recovery-window-in-days 30 \
+        --query DeletionDate --output text)
+      say "The secret $stack/$name is deleted for good at $until; until then this brings it back:" \
+        "   aws secretsmanager restore-secret --region $region --secret-id $stack/$name"
     else
       complaint_says ResourceNotFound || explain
     fi

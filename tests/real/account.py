@@ -1,7 +1,7 @@
 """An AWS account as the AWS CLI meets it: AWS's own host names by HTTPS, through a proxy that is all there is of a network.
 
 Behind the names is moto, and before it stands what moto leaves out: SAM's transform, what CloudFormation refuses, rights that are
-lacking, and the functions' answers. GitHub's downloads are reached through the same proxy."""
+lacking, and the functions' answers. GitHub is reached through the same proxy: its downloads, and its API for webhooks."""
 
 import datetime
 import json
@@ -98,10 +98,16 @@ class Account:
         # What each function answers, by its name in the template.
         self.answers: dict[str, object] = {}
         self.payloads: list[tuple[str, object]] = []
+        # What GitHub was told to tell of, each with the path.
+        self.webhooks: list[tuple[str, object]] = []
         self._moto = Client(DomainDispatcherApplication(create_backend_app))
         self._moto.post("http://localhost/moto-api/reset")
 
     def serve(self, method: str, host: str, target: str, headers: dict[str, str], body: bytes) -> tuple[int, dict, bytes]:
+        if host == "api.github.com":
+            assert headers["Authorization"].startswith("token ") and method == "POST", (method, headers)
+            self.webhooks.append((target, json.loads(body)))
+            return 201, {"Content-Type": "application/json"}, b"{}"
         if host in ("github.com", "release-assets.githubusercontent.com"):
             return self._download(host, target)
         assert host.endswith(".amazonaws.com"), host
@@ -317,9 +323,9 @@ def name_of(service: str, method: str, host: str, target: str, headers: dict[str
     key = path.removeprefix("/") if host.split(".")[0] != "s3" else path.removeprefix("/").partition("/")[2]
     if key:
         return f"s3:{method.capitalize()}Object"
-    operations = {"PUT": "CreateBucket", "HEAD": "HeadBucket", "GET": "ListBucket", "DELETE": "DeleteBucket", "POST": "DeleteObjects"}
-    parts = {"publicAccessBlock": "PutPublicAccessBlock", "tagging": "PutBucketTagging", "delete": "DeleteObjects"}
-    return "s3:" + parts.get(query.partition("=")[0], operations[method])
+    operations = {"PUT": "CreateBucket", "HEAD": "HeadBucket", "GET": "ListBucket", "DELETE": "DeleteBucket"}
+    parts = {"publicAccessBlock": "PutPublicAccessBlock", "tagging": "PutBucketTagging"}
+    return f"s3:{parts.get(query.partition('=')[0]) or operations[method]}"
 
 
 def refusal(service: str, refused: Refused) -> tuple[int, dict, bytes]:
@@ -350,7 +356,7 @@ class Proxy(BaseHTTPRequestHandler):
 
     def serve(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        headers = {name.title() if name.lower().startswith("x-amz-target") else name: value for name, value in self.headers.items()}
+        headers = dict(self.headers.items())
         status, answer, content = self.server.account.serve(self.command, self.host, self.path, headers, body)
         length = answer.pop("Content-Length", str(len(content)))
         self.send_response(status)

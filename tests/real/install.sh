@@ -88,11 +88,11 @@ install_cargo_deny
 # cargo-deny reads the licences of all crates, also of those for other systems, which no build here has fetched.
 cargo fetch --locked --quiet
 
-# Version 2 of the AWS CLI, which no package index of Python has.
-look_for /usr/bin/aws:awscli
 look_for curl:curl docker-registry:docker-registry skopeo:skopeo umoci:umoci mmdebstrap:mmdebstrap htpasswd:apache2-utils
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 docker version >/dev/null 2>&1 || command -v dockerd >/dev/null || missing+=(docker.io)
+# Version 2 of the AWS CLI, which no package index of Python has.
+look_for /usr/bin/aws:awscli gh:gh
 [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 
 if ! docker version >/dev/null 2>&1; then

@@ -158,6 +158,13 @@ def changes(account: Account) -> list[str]:
     return [call for call in account.calls if CHANGES.search(call)]
 
 
+def paste(shell: Shell, command: str) -> None:
+    """Runs what install.sh has printed, in the same shell, where gh is logged in."""
+    done = subprocess.run(["bash", "-c", command], cwd=shell.folder, text=True, capture_output=True, timeout=SECONDS,
+                          env=shell.environment | {"GH_TOKEN": "gho_owner", "SSL_CERT_FILE": shell.environment["CURL_CA_BUNDLE"]})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_release_is_installed_found_unchanged_upgraded_and_removed(shell, account, releases):
     shell.release(VERSION, releases / VERSION)
     printed = shell(*SOURCE, "--tag", "team=a b", "--parameter", "LogLevel=WARN", GHCR_TOKEN=TOKEN)
@@ -179,8 +186,10 @@ def test_a_release_is_installed_found_unchanged_upgraded_and_removed(shell, acco
     assert account.payloads == [("CopyFunction", {"check": True}), ("WebhookFunction", {"check": True})]
     # What to do next can be pasted.
     assert f"Webhook URL: {webhook_url(REGION)}\n" in printed
-    assert "gh api orgs/acme/hooks " in printed and f"'config[url]={webhook_url(REGION)}'" in printed
-    assert f"--secret-id {deployed['WebhookSecretArn']} " in printed
+    paste(shell, re.search(r"   aws secretsmanager get-secret-value (.|\n)+?@-'\n", printed)[0])
+    assert account.webhooks == [("/orgs/acme/hooks", {
+        "name": "web", "active": True, "events": ["package"],
+        "config": {"url": webhook_url(REGION), "content_type": "json", "secret": webhook_secret}})]
     assert 'ok       rules: RULES: 1 rule, for "acme/*"' in printed
     assert "warning  token: it expires in 3 days\n           -> make a new one\n" in printed
     # Nobody who looks at processes, terminals or folders learns the secrets, and no terminal obeys an answer.
@@ -220,7 +229,8 @@ def test_a_release_is_installed_found_unchanged_upgraded_and_removed(shell, acco
     printed = shell("remove", "--yes")
     assert outcome_of(account) is None and account.bucket(BUCKET) is None
     assert account.secret(deployed["GhcrTokenSecretArn"]) is account.secret(deployed["WebhookSecretArn"]) is None
-    assert "images and repositories in ECR" in printed and f"restore-secret --region {REGION} --secret-id ghcr-to-ecr/webhook" in printed
+    assert "images and repositories in ECR" in printed
+    assert f"aws secretsmanager restore-secret --region {REGION} --secret-id ghcr-to-ecr/webhook\n" in printed
     assert len(re.findall("aws sqs delete-queue .*(?:DeadLetterQueue|FailureQueue)", printed)) == 2
 
     # Again there is nothing left; and another installation has the secret back that GitHub knows.
@@ -238,7 +248,7 @@ RULES = """[
 REPOSITORIES = f"arn:aws:ecr:{REGION}:{NUMBER}:repository/prod/*,arn:aws:ecr:{REGION}:{NUMBER}:repository/a/*"
 
 
-def test_two_stacks_of_one_account_do_not_touch_each_other_and_rules_arrive_as_they_are_written(shell, account, releases, tmp_path):
+def test_two_stacks_of_one_account_do_not_touch_each_other_and_rules_arrive_as_written(shell, account, releases, tmp_path):
     rules = tmp_path / "the rules.json"
     rules.write_text(RULES)
     account.create_secret("shared/ghcr", '{"token": "ghp_x"}')
@@ -282,7 +292,8 @@ def test_two_stacks_of_one_account_do_not_touch_each_other_and_rules_arrive_as_t
 ])
 def test_the_function_may_push_to_what_the_destination_names_and_nowhere_else(shell, account, releases, destination, expected):
     account.refuses["s3:HeadBucket"] = Refused("Forbidden", "Forbidden", 403)
-    printed = shell("--source", "ghcr.io/Acme/API", "--destination", destination, "--no-token", "--from", releases / VERSION, status=1)
+    printed = shell("--source", "ghcr.io/Acme/API", "--destination", destination, "--no-token", "--from", releases / VERSION,
+                    status=1)
 
     assert f'\nRules: [{{"source": "acme/api", "destination": "{destination}"}}]\nThe function may push to {expected}\n' in printed
 
@@ -343,28 +354,32 @@ def test_a_release_is_never_read_from_the_network_in_the_clear(shell, account):
     assert "could not be downloaded" in shell(*SOURCE, "--no-token", status=1)
 
 
-# GitHub's command, logged in or not, and what it says of a file.
+# GitHub's command, whether it can ask so precisely and is logged in, and what it says of a file.
 GH = """#!/bin/sh
 printf '%s\\n' "$*" >>"$RECORD/gh"
-case $1 in auth) exit {logged_in} ;; attestation) echo 'verifying with policy failed' >&2; exit {verified} ;; esac
+case $* in 'attestation verify --help') echo '      {options}  string' ;; auth*) exit {logged_in} ;; attestation*) echo 'verifying with policy failed' >&2; exit {verified} ;; esac
 """
 
 
-@pytest.mark.parametrize(("logged_in", "verified", "words"), [
-    (0, 0, f"Built by {REPOSITORY}, as its attestation says"),
-    (0, 1, f"verifying with policy failed\ninstall.sh: GitHub does not confirm that template.yaml was built by {REPOSITORY}"),
-    (1, 0, "Who built it was not checked")], ids=["built by it", "built by somebody", "not logged in"])
-def test_github_is_asked_who_built_it_where_its_command_is_logged_in(shell, account, releases, logged_in, verified, words):
+@pytest.mark.parametrize(("options", "logged_in", "verified", "words"), [
+    ("--source-ref", 0, 0, f"Built by {REPOSITORY} from the tag v{VERSION}, as GitHub confirms"),
+    ("--source-ref", 0, 1, "verifying with policy failed\ninstall.sh: GitHub does not confirm that template.yaml was built by"),
+    ("--source-ref", 1, 0, "Who built it was not checked"),
+    ("--repo", 0, 1, "Who built it was not checked")], ids=["built by it", "built by somebody", "not logged in", "an old gh"])
+def test_github_is_asked_who_built_it_where_its_command_is_logged_in(shell, account, releases, options, logged_in, verified,
+                                                                         words):
     shell.release(VERSION, releases / VERSION)
-    shell.command("gh", GH.format(logged_in=logged_in, verified=verified))
+    shell.command("gh", GH.format(options=options, logged_in=logged_in, verified=verified))
     account.refuses["s3:HeadBucket"] = Refused("Forbidden", "Forbidden", 403)
     assert words in shell(*SOURCE, "--no-token", status=1)
 
-    if verified:
-        assert "s3:HeadBucket" not in account.calls
-    asked = re.findall(r"attestation verify \S+/(\S+) --repo (\S+)", shell.recorded("gh"))
-    files = [("template.yaml", REPOSITORY), (f"ghcr-to-ecr-lambda-{VERSION}-arm64.zip", REPOSITORY)]
-    assert asked == ([] if logged_in else files[:1] if verified else files)
+    asked = re.findall(r"attestation verify \S+/(\S+\.\S+) (.+)", shell.recorded("gh"))
+    policy = (f"--repo {REPOSITORY} --signer-workflow {REPOSITORY}/.github/workflows/release.yml --source-ref refs/tags/v{VERSION} "
+              "--deny-self-hosted-runners")
+    files = [("template.yaml", policy), (f"ghcr-to-ecr-lambda-{VERSION}-arm64.zip", policy)]
+    assert asked == ([] if options != "--source-ref" or logged_in else files[:1] if verified else files)
+    # Where it says no, nothing further is asked of AWS.
+    assert ("s3:HeadBucket" in account.calls) == (asked != files[:1])
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
@@ -643,7 +658,8 @@ def test_the_template_of_a_release_makes_what_the_template_makes():
         for declaration in template["Parameters"].values():
             declaration.pop("Description")
         template["Globals"]["Function"]["CodeUri"] = "s3://b/k"
-        given = {name: str(values.get(name, declaration.get("Default", ""))) for name, declaration in template["Parameters"].items()}
+        given = {name: str(values.get(name, declaration.get("Default", "")))
+                 for name, declaration in template["Parameters"].items()}
         made = transform(template, given, NoManagedPolicies())
         for resource in made["Resources"].values():
             resource.pop("Metadata", None)
