@@ -592,7 +592,7 @@ explain_stack() {
     --query 'StackEvents[].[ResourceStatus,LogicalResourceId,ResourceStatusReason]' >"$work/events" || : >"$work/events"
   awk -F '\t' -v "stack=$stack" '
     $2 == stack && $1 ~ /^(CREATE|UPDATE|DELETE)_IN_PROGRESS$/ { exit }
-    $2 != stack && $1 ~ /_FAILED$/ && $3 !~ /cancelled/ { first = $2 ": " $3 }
+    $2 != stack && $1 ~ /_FAILED$/ { first = $2 ": " $3 }
     END { if (first) print first }' "$work/events" >"$work/complaint"
   # No resource failed: CloudFormation has refused the change as such.
   [ -s "$work/complaint" ] || { cp "$work/why" "$work/complaint" && explain; }
@@ -692,7 +692,8 @@ What to do next:
    AWS_MAX_ATTEMPTS=1 aws lambda invoke --region $region --cli-read-timeout 0 --function-name $function \\
      --cli-binary-format raw-in-base64-out --payload '{"reconcile": true, "dry_run": true}' reply.json && cat reply.json
 
-3. If that is what you want, let it run every hour:
+3. If that is what you want, let it run every hour. If it is too much, write rules that keep it to fewer tags, such as
+   "tags": {"newest": 10}, and deploy them first: --rules FILE.
 
    $(again install) --parameter ScheduleState=ENABLED
 EOF

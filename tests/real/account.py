@@ -116,6 +116,8 @@ class Account:
         assert region in host, f"{host} was asked for {service} in {region}"
         operation = name_of(service, method, host, target, headers, body)
         self.calls.append(operation)
+        # A bucket's name can be somebody else's.
+        assert operation not in ("s3:HeadBucket", "s3:DeleteBucket") or headers["x-amz-expected-bucket-owner"] == NUMBER
         try:
             if operation in self.refuses:
                 raise self.refuses[operation]
@@ -355,6 +357,9 @@ class Proxy(BaseHTTPRequestHandler):
         self.close_connection = False
 
     def serve(self):
+        if not hasattr(self, "host"):
+            self.server.account.calls.append("http: " + self.path)
+            return self.send_error(404)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = dict(self.headers.items())
         status, answer, content = self.server.account.serve(self.command, self.host, self.path, headers, body)

@@ -167,7 +167,7 @@ def paste(shell: Shell, command: str) -> None:
 
 def test_a_release_is_installed_found_unchanged_upgraded_and_removed(shell, account, releases):
     shell.release(VERSION, releases / VERSION)
-    printed = shell(*SOURCE, "--tag", "team=a b", "--parameter", "LogLevel=WARN", GHCR_TOKEN=TOKEN)
+    printed = shell(*SOURCE, "--tag", "team=a b", "--tag", "owner=ops", "--parameter", "LogLevel=WARN", GHCR_TOKEN=TOKEN)
 
     # The answers became parameters, and the code is where the template looks for it.
     deployed = parameters(account)
@@ -178,7 +178,7 @@ def test_a_release_is_installed_found_unchanged_upgraded_and_removed(shell, acco
     archive = releases / VERSION / f"ghcr-to-ecr-lambda-{VERSION}-arm64.zip"
     assert account.object(BUCKET, f"ghcr-to-ecr/ghcr-to-ecr/{archive.name}") == archive.read_bytes()
     assert account.bucket(BUCKET).public_access_block.block_public_acls is True
-    assert account.stack("ghcr-to-ecr", REGION).tags == {"application": "ghcr-to-ecr", "team": "a b"}
+    assert account.stack("ghcr-to-ecr", REGION).tags == {"application": "ghcr-to-ecr", "team": "a b", "owner": "ops"}
     # The secrets are the stack's, and nobody else's.
     assert account.secret(deployed["GhcrTokenSecretArn"]) == TOKEN
     webhook_secret = account.secret(deployed["WebhookSecretArn"])
@@ -211,7 +211,7 @@ def test_a_release_is_installed_found_unchanged_upgraded_and_removed(shell, acco
     assert f"Release {NEXT} is deployed." in printed
     assert parameters(account) == deployed | {"ScheduleState": "ENABLED"}
     assert account.code(REGION) == {(BUCKET, f"ghcr-to-ecr/ghcr-to-ecr/ghcr-to-ecr-lambda-{NEXT}-arm64.zip")}
-    assert account.stack("ghcr-to-ecr", REGION).tags == {"application": "ghcr-to-ecr", "team": "c"}
+    assert account.stack("ghcr-to-ecr", REGION).tags == {"application": "ghcr-to-ecr", "team": "c", "owner": "ops"}
     assert account.secret(deployed["WebhookSecretArn"]) == webhook_secret
 
     # What is shown of it later, where something is wrong by then.
@@ -254,34 +254,34 @@ def test_two_stacks_of_one_account_do_not_touch_each_other_and_rules_arrive_as_w
     account.create_secret("shared/ghcr", '{"token": "ghp_x"}')
     account.create_secret("shared/webhook", "text")
     fromhere = ["--from", releases / VERSION]
-    two = [*fromhere, "--stack", "two", "--rules", rules, "--parameter", f"DestinationRepositories={REPOSITORIES}"]
+    two = [*fromhere, "--stack", "one-more", "--rules", rules, "--parameter", f"DestinationRepositories={REPOSITORIES}"]
     shell(*fromhere, "--stack", "one", *SOURCE, "--create-repositories", "--no-token")
     printed = shell(*two, "--token-secret", "shared/ghcr", "--webhook-secret", "shared/webhook", "--architecture", "x86_64")
 
-    one, deployed = parameters(account, "one"), parameters(account, "two")
+    one, deployed = parameters(account, "one"), parameters(account, "one-more")
     assert json.loads(one["Rules"]) == [
         {"source": "acme/*", "destination": "prod/{name}", "repository": {"create": True}}]
     assert one["ManageRepositories"] == "true"
     assert deployed["Rules"] == RULES and deployed["DestinationRepositories"] == REPOSITORIES.split(",")
     assert deployed["GhcrTokenSecretArn"].startswith(f"arn:aws:secretsmanager:{REGION}:{NUMBER}:secret:shared/ghcr-")
     assert deployed["WebhookSecretArn"].startswith(f"arn:aws:secretsmanager:{REGION}:{NUMBER}:secret:shared/webhook-")
-    assert "gh api orgs/OWNER/hooks" in printed and f"install.sh install --stack two --region {REGION}" in printed
+    assert "gh api orgs/OWNER/hooks" in printed and f"install.sh install --stack one-more --region {REGION}" in printed
 
     # The other stack's code stays, and so does the bucket.
     printed = shell("remove", "--stack", "one", "--yes")
-    assert outcome_of(account, "one") is None and outcome_of(account, "two") == "CREATE_COMPLETE"
-    assert {key.split("/")[1] for key in account.bucket(BUCKET).keys} == {"two"}
+    assert outcome_of(account, "one") is None and outcome_of(account, "one-more") == "CREATE_COMPLETE"
+    assert {key.split("/")[1] for key in account.bucket(BUCKET).keys} == {"one-more"}
     assert f"The S3 bucket {BUCKET} stays" in printed
 
     # Rules that no parameter can hold; the processor stays what it was.
     rules.write_text(json.dumps([{"source": f"acme/{number}", "destination": "prod/{name}"} for number in range(200)]))
     assert len(rules.read_text()) > LONGEST_PARAMETER
     shell(*two)
-    deployed = parameters(account, "two")
-    assert (deployed["Rules"], deployed["Architecture"]) == ("secret:two/rules", "x86_64")
+    deployed = parameters(account, "one-more")
+    assert (deployed["Rules"], deployed["Architecture"]) == ("secret:one-more/rules", "x86_64")
     assert account.secret(deployed["RulesSecretArn"]) == rules.read_text()
     # Secrets that others have made are not the script's to delete.
-    shell("remove", "--stack", "two", "--yes")
+    shell("remove", "--stack", "one-more", "--yes")
     assert account.secret("shared/ghcr") and account.secret("shared/webhook") and account.secret(deployed["RulesSecretArn"]) is None
 
 
@@ -349,9 +349,10 @@ def test_a_release_is_never_read_from_the_network_in_the_clear(shell, account):
     assert "only https is safe" in shell(*SOURCE, "--from", "http://mirror.example.com/ghcr-to-ecr", status=2)
     # Nor where GitHub's answer says so.
     shell.release(VERSION, Path(shell.folder / "home"))
-    account.redirect = "http://mirror.example.com"
+    account.redirect = shell.environment["HTTPS_PROXY"]
     account.downloads[f"/{REPOSITORY}/releases/download/v{VERSION}/SHA256SUMS"] = b""
     assert "could not be downloaded" in shell(*SOURCE, "--no-token", status=1)
+    assert not [call for call in account.calls if call.startswith("http:")]
 
 
 # GitHub's command, whether it can ask so precisely and is logged in, and what it says of a file.
