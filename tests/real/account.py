@@ -129,7 +129,7 @@ class Account:
                 return self._fail(region, body)
         except Refused as refused:
             return refusal(service, refused)
-        headers = {name: value for name, value in headers.items() if name not in ("Content-Length", "Expect")}
+        headers = {name: value for name, value in headers.items() if name not in ("Content-Length", "Expect", "Transfer-Encoding")}
         answer = self._moto.open(urlsplit(target).path, query_string=urlsplit(target).query, method=method,
                                  base_url=f"https://{host}", headers=headers, data=body)
         if operation == "cloudformation:ExecuteChangeSet" and answer.status_code == 200:
@@ -195,9 +195,8 @@ class Account:
         secretsmanager_backends[NUMBER][REGION].create_secret(name, text, None, None, [], None, None, [], False)
 
     def create_stack(self, name: str, region: str, parameter: str, status: str) -> None:
-        """A stack with one parameter and nothing in it."""
-        template = {"Parameters": {parameter: {"Type": "String"}}, "Resources": {"Nothing": {
-            "Type": "AWS::CloudFormation::WaitConditionHandle"}}}
+        """A stack with one parameter."""
+        template = {"Parameters": {parameter: {"Type": "String"}}, "Resources": {"Queue": {"Type": "AWS::SQS::Queue"}}}
         cloudformation_backends[NUMBER][region].create_stack(name, json.dumps(template), {parameter: "text"})
         self.stack(name, region).status = status
 
@@ -360,7 +359,7 @@ class Proxy(BaseHTTPRequestHandler):
         if not hasattr(self, "host"):
             self.server.account.calls.append("http: " + self.path)
             return self.send_error(404)
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         headers = dict(self.headers.items())
         status, answer, content = self.server.account.serve(self.command, self.host, self.path, headers, body)
         length = answer.pop("Content-Length", str(len(content)))
@@ -373,6 +372,17 @@ class Proxy(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
         self.close_connection = self.close_connection or int(length) != len(content)
+
+    def _body(self) -> bytes:
+        """Newer versions of the AWS CLI send chunks to S3, since they don't know the checksum at first."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while length := int(self.rfile.readline(), 16):
+            body += self.rfile.read(length)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
 
