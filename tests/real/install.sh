@@ -94,6 +94,8 @@ look_for jq:jq gh:gh readelf:binutils
 [ -x /usr/local/bin/aws ] || look_for /usr/bin/aws:awscli
 [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
 docker version >/dev/null 2>&1 || command -v dockerd >/dev/null || missing+=(docker.io)
+# Version 2 of the AWS CLI, which no package index of Python has.
+look_for /usr/bin/aws:awscli gh:gh
 [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 
 if ! docker version >/dev/null 2>&1; then
