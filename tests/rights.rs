@@ -419,7 +419,10 @@ fn the_page_lists_exactly_what_the_roles_allow() {
     let missing: Vec<_> = in_template.difference(&in_page).collect();
     let unfounded: Vec<_> = in_page.difference(&in_template).collect();
     assert!(missing.is_empty(), "docs/permissions.md lacks {missing:?}");
-    assert!(unfounded.is_empty(), "docs/permissions.md has {unfounded:?}");
+    assert!(
+        unfounded.is_empty(),
+        "docs/permissions.md has {unfounded:?}"
+    );
 }
 
 /// What a role has on everything is what AWS allows on nothing less. (Service authorization reference)

@@ -456,6 +456,9 @@ async fn a_large_index_in_many_forms_passes_through_little_memory() {
         .map(|platform| image(platform).on(platform));
     let index = Image::index(std::iter::once(large).chain(others).collect());
     scenario.push(REPOSITORY, "1", &index);
+    assert!(scenario.function.ready().await);
+    // Most of this is pages of the binary, of which the development profile has three times as many as the release.
+    let before = scenario.function.peak_memory_bytes();
     let outcome = scenario.invoke(&direct("1")).await;
     let (kind, message) = outcome.error();
     assert_eq!(kind, "Invalid", "{message}");
@@ -466,8 +469,13 @@ async fn a_large_index_in_many_forms_passes_through_little_memory() {
         assert!(repository.missing_from(digest).is_empty(), "{tag}");
     }
     let peak = scenario.function.peak_memory_bytes();
-    println!("peak memory, 24 forms of an index: {} MiB", peak / MIB);
-    assert!(peak < 64 * MIB, "{peak} bytes");
+    println!(
+        "peak memory, 24 forms of an index: {} MiB, of which {} before",
+        peak / MIB,
+        before / MIB
+    );
+    // The release has 10 MiB before.
+    assert!(peak - before < 40 * MIB, "{peak} bytes, {before} before");
 }
 
 /// Nothing can be pruned in it, which is no failure: the function or ECR itself creates it in time.

@@ -71,7 +71,7 @@ async fn no_credential_is_sent_in_the_clear() {
     let (kind, message) = scenario.fail("1").await;
     assert_eq!(kind, "Denied", "{message}");
     assert!(
-        message.starts_with("source ") && message.contains("refuses"),
+        message.starts_with("source ") && message.contains("which is refused"),
         "{message}"
     );
     assert_eq!(scenario.ghcr.server.count("GET", "/token"), 0);
