@@ -65,7 +65,7 @@ test-fast: ## format, lints, tests, the demo and documentation
 
 test: test-fast ## all of that, and the built functions in a container, between real registries
 	tests/real/install.sh
-	PYTHONDONTWRITEBYTECODE=1 .tools/venv/bin/python -m pytest -p no:cacheprovider tests/real
+	tests/real/run.sh
 
 fuzz: ## fuzz what reads outside bytes: FUZZ_SECONDS=30 for each target, TARGETS="event http …" for some
 	tests/fuzz/run.sh $(TARGETS)

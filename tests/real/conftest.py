@@ -181,6 +181,17 @@ def destination(address, aws, tmp_path_factory):
         yield destination
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "built: needs the functions as SAM builds them")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what needs the built functions, so that run.sh can run the others meanwhile."""
+    for item in items:
+        if "built" in getattr(item, "fixturenames", ()):
+            item.add_marker("built")
+
+
 @pytest.fixture(scope="session")
 def built() -> Path:
     """The directory where `sam build` leaves the function and its template."""
