@@ -200,7 +200,7 @@ impl Run<'_> {
             false => HashSet::new(),
         };
         let signatures = rule.referrers().then(|| ReferrerTags::among(&listed));
-        let tags = rule.admitted(listed);
+        let tags = rule.tags().admitted(listed);
         if tags.is_empty() {
             let reason = "it has no tag that the rule admits".to_owned();
             return reports.add(Report::ignored(subject(), reason));
@@ -261,7 +261,7 @@ impl Run<'_> {
     ) -> Option<(Vec<String>, String, Vec<String>)> {
         let rule = compared.rule;
         let is_one_for_all = |place: &Place| place.destination.tag.is_one_for_all();
-        let count = match rule.newest_of_age() {
+        let count = match rule.tags().newest_of_age() {
             Some(count) => count,
             None if rule.min_age().is_some() && places.iter().any(is_one_for_all) => 1,
             None => {
@@ -279,7 +279,7 @@ impl Run<'_> {
             }
         };
         // Where all tags are compared, each of these is told of by itself.
-        if rule.newest_of_age().is_some() || places.iter().all(is_one_for_all) {
+        if rule.tags().newest_of_age().is_some() || places.iter().all(is_one_for_all) {
             reports.extend(refused.into_iter().map(|(tag, reason)| {
                 let source = source.reference(&tag);
                 Report::ignored(Some(Subject::Image { source }), reason)
@@ -288,7 +288,7 @@ impl Run<'_> {
         let newest = of_age.last().cloned().unwrap_or_default();
         let younger = tags.iter().rev().take_while(|tag| **tag != newest);
         let younger = younger.cloned().collect();
-        let tags = match rule.newest_of_age() {
+        let tags = match rule.tags().newest_of_age() {
             Some(_) => of_age,
             None => tags,
         };

@@ -7,24 +7,23 @@ mod immutability;
 mod min_age;
 pub mod repository;
 pub mod require;
+mod tags;
 
-use std::num::NonZeroUsize;
-
-use semver::{Version, VersionReq};
 use serde::Deserialize;
 use serde_json::Value;
 
 pub use self::glob::Glob;
-use self::glob::GlobSet;
 pub use self::immutability::is_wildcard_match;
 pub use self::min_age::MinAge;
 use self::repository::RepositoryRule;
 use self::require::Requirement;
+use self::tags::TagFields;
+pub use self::tags::{TagFilter, not_an_image};
 use crate::destination::{Destination, Destinations, TagPattern};
 use crate::endpoint::Hosts;
 use crate::manifest::Digest;
 use crate::platform::{Form, Platform};
-use crate::reference::{self, Source, is_referrer_tag, is_repository, is_tag};
+use crate::reference::{self, Source, is_repository};
 
 /// All rules, in their order: the first whose `source` matches wins.
 #[derive(Debug)]
@@ -46,15 +45,6 @@ pub struct Rule {
     hosts: Hosts,
 }
 
-#[derive(Debug, Default)]
-struct TagFilter {
-    include: Option<GlobSet>,
-    exclude: GlobSet,
-    semver: Option<VersionReq>,
-    newest: Option<NonZeroUsize>,
-    min_age: Option<MinAge>,
-}
-
 /// The JSON of a rule. Every field of the contract is here, so that one which this version can't carry out is refused by name.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -71,17 +61,6 @@ struct RuleFields {
     prune: bool,
     token_secret_id: Option<String>,
     repository: Option<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TagFields {
-    include: Option<Vec<String>>,
-    #[serde(default)]
-    exclude: Vec<String>,
-    semver: Option<String>,
-    newest: Option<NonZeroUsize>,
-    min_age: Option<Value>,
 }
 
 impl Rules {
@@ -210,48 +189,14 @@ impl Rule {
         self.referrers
     }
 
-    /// Why `tag` is not copied, or `None` if it is.
-    pub fn refusal(&self, tag: &str) -> Option<String> {
-        let TagFilter {
-            include,
-            exclude,
-            semver,
-            newest: _,
-            min_age: _,
-        } = &self.tags;
-        if let Some(reason) = not_an_image(tag) {
-            return Some(reason);
-        }
-        if include
-            .as_ref()
-            .is_some_and(|include| !include.is_match(tag))
-        {
-            return Some(format!("the rule does not include tag {tag}"));
-        }
-        if exclude.is_match(tag) {
-            return Some(format!("the rule excludes tag {tag}"));
-        }
-        let version = || Version::parse(tag.strip_prefix('v').unwrap_or(tag)).ok();
-        match semver {
-            Some(range) if !version().is_some_and(|version| range.matches(&version)) => Some(
-                format!("tag {tag} is no version in the rule's range {range}"),
-            ),
-            _ => None,
-        }
+    /// Which tags are copied.
+    pub fn tags(&self) -> &TagFilter {
+        &self.tags
     }
 
-    /// Those of `tags`, in push order, that a scheduled run looks at: the newest of those that are not refused. Where the age counts
-    /// too, the newest are not known here: see [`Rule::newest_of_age`].
-    pub fn admitted(&self, tags: Vec<String>) -> Vec<String> {
-        let mut admitted: Vec<String> = tags
-            .into_iter()
-            .filter(|tag| self.refusal(tag).is_none())
-            .collect();
-        let newest = match self.tags.min_age {
-            Some(_) => usize::MAX,
-            None => self.tags.newest.map_or(usize::MAX, NonZeroUsize::get),
-        };
-        admitted.split_off(admitted.len().saturating_sub(newest))
+    /// Why `tag` is not copied, or `None` if it is.
+    pub fn refusal(&self, tag: &str) -> Option<String> {
+        self.tags.refusal(tag)
     }
 
     /// Whether scheduled runs delete at the destinations what the source no longer has.
@@ -296,13 +241,7 @@ impl Rule {
 
     /// How old a version has to be.
     pub fn min_age(&self) -> Option<&MinAge> {
-        self.tags.min_age.as_ref()
-    }
-
-    /// How many of the newest tags a scheduled run looks at that are old enough, where the rule asks for both.
-    pub fn newest_of_age(&self) -> Option<usize> {
-        let newest = self.tags.newest.filter(|_| self.tags.min_age.is_some());
-        newest.map(NonZeroUsize::get)
+        self.tags.min_age()
     }
 
     /// Whether `package`, which is `owner/name` in lower case, is one of the rule's, though another rule may have it first.
@@ -335,42 +274,6 @@ impl Rule {
     /// The secret with the GHCR token for this rule's packages, if it is not the general one.
     pub fn token_secret_id(&self) -> Option<&str> {
         self.token_secret_id.as_deref()
-    }
-}
-
-/// Why nothing is ever copied under `tag`: tags come from lists of GitHub's as well as from events, and end up in URLs.
-pub fn not_an_image(tag: &str) -> Option<String> {
-    if !is_tag(tag) {
-        return Some(format!("{tag:?} is not a valid tag"));
-    }
-    is_referrer_tag(tag).then(|| format!("tag {tag} is a signature or an attestation"))
-}
-
-impl TagFilter {
-    fn new(fields: Option<TagFields>) -> Result<Self, String> {
-        let Some(fields) = fields else {
-            return Ok(TagFilter::default());
-        };
-        let semver = match fields.semver {
-            Some(text) => Some(
-                VersionReq::parse(&text)
-                    .map_err(|error| format!("tags.semver {text:?}: {error}"))?,
-            ),
-            None => None,
-        };
-        let globs = |name: &str, globs: &[String]| {
-            glob::tags(globs).map_err(|reason| format!("{name}: {reason}"))
-        };
-        Ok(TagFilter {
-            include: match fields.include {
-                Some(include) => Some(globs("tags.include", &include)?),
-                None => None,
-            },
-            exclude: globs("tags.exclude", &fields.exclude)?,
-            semver,
-            newest: fields.newest,
-            min_age: fields.min_age.as_ref().map(MinAge::read).transpose()?,
-        })
     }
 }
 

@@ -132,7 +132,7 @@ impl Check<'_> {
             }
         };
         let count = found.len();
-        let tags = rule.admitted(found);
+        let tags = rule.tags().admitted(found);
         let detail = format!(
             "{}/{package} can be read: of its {count} tags, the rule admits {}",
             source.host(),

@@ -2,7 +2,7 @@
 # Runs the tests of this folder in two processes: those of the built functions, which wait for the compiler and for containers, and
 # all others meanwhile, whose output comes last.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit
 
 output=$(mktemp)
 others=
