@@ -46,8 +46,9 @@ pub(super) struct Search<'a> {
     reasons: BTreeMap<String, usize>,
     /// What could not be asked.
     troubles: Vec<String>,
-    /// Whether GitHub's API was asked and lists nothing, or more than was looked at.
+    /// Whether GitHub's API was asked and lists nothing.
     is_unlisted: bool,
+    /// Whether it lists more than was looked at.
     are_more_listed: bool,
 }
 
@@ -144,7 +145,7 @@ impl<'a> Search<'a> {
                 "; GitHub lists more than the {LOOKED_AT} that were looked at"
             ));
         }
-        if self.is_unlisted {
+        if self.is_unlisted && self.looked_at == 0 {
             found.push_str(&format!("; {NOT_LISTED}"));
         }
         for trouble in &self.troubles {

@@ -1,6 +1,7 @@
 //! Only what is signed: real signatures by authorities and keys of our own, through whole invocations.
 
 mod crowds;
+mod detours;
 mod refusals;
 
 use serde_json::{Value, json};
