@@ -531,7 +531,7 @@ mod tests {
             ),
             (
                 r#"[{"source":"acme/*","destination":"{name}","require":{}}]"#,
-                "`require` is not supported",
+                "expected `attestation` or `cosign_key`",
             ),
             (
                 r#"[{"source":"acme/*","destination":"{name}","tags":{"semver":"x.y"}}]"#,

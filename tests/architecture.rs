@@ -108,6 +108,7 @@ const IMPORTS: [(&str, &[&str]); 44] = [
         &[
             "allowance",
             "aws",
+            "copier",
             "copy",
             "deadline",
             "destination",
@@ -127,11 +128,13 @@ const IMPORTS: [(&str, &[&str]); 44] = [
             "retry",
             "rules",
             "token",
+            "verification",
         ],
     ),
     (
         "check",
         &[
+            "allowance",
             "aws",
             "config",
             "copier",

@@ -135,6 +135,7 @@ const RESOURCES: [(&str, &[&str]); 12] = [
             "GhcrTokenSecretArn",
             "RuleTokenSecretArns",
             "RulesSecretArn",
+            "TrustedRootSecretArn",
             "WebhookSecretArn",
         ],
     ),
