@@ -187,7 +187,7 @@ fn no_changed_byte_leads_to_another_verdict() {
             accepted += 1;
         }
     }
-    println!("{accepted} changes do not matter");
+    assert!(accepted < 10, "{accepted} changes do not matter");
 }
 
 #[test]
