@@ -349,6 +349,7 @@ impl GitHub {
             .header(ACCEPT, "application/vnd.github+json")
             .header("X-GitHub-Api-Version", "2022-11-28");
         if let Some(token) = call.token {
+            self.known_secrets.remember(token.text.expose_secret());
             let mut bearer =
                 HeaderValue::try_from(format!("Bearer {}", token.text.expose_secret())).map_err(
                     |_| Error::Internal("the token can't be written as a header".to_owned()),
