@@ -1,5 +1,6 @@
 //! A public key, as `cosign public-key` or `aws kms get-public-key` gives it, and what it signed.
 
+use aws_lc_rs::rsa::PublicEncryptingKey;
 use serde::{Serialize, Serializer};
 use sigstore_verify::crypto::{KeyAlgorithm, SigningScheme, VerificationKey};
 use sigstore_verify::types::{DerPublicKey, SignatureBytes};
@@ -23,9 +24,10 @@ impl PublicKey {
     /// # Errors
     /// Says what was expected, without quoting the text: it may be a private key.
     pub fn parse(pem: &str) -> Result<Self, String> {
-        let expected = "expected a public key in PEM (`-----BEGIN PUBLIC KEY-----`) for ECDSA on P-256 or P-384, RSA or Ed25519";
+        let expected = "expected a public key in PEM (`-----BEGIN PUBLIC KEY-----`) for ECDSA on P-256 or P-384, RSA of 2,048 bits or more, or Ed25519";
         let expected = || expected.to_owned();
-        if pem.len() > LENGTH_LIMIT {
+        // Of several blocks only the first would count.
+        if pem.len() > LENGTH_LIMIT || pem.matches("-----BEGIN").count() != 1 {
             return Err(expected());
         }
         let der = DerPublicKey::from_pem(pem.trim()).map_err(|_| expected())?;
@@ -38,7 +40,10 @@ impl PublicKey {
                 SigningScheme::EcdsaP384Sha256,
                 SigningScheme::EcdsaP384Sha384,
             ],
-            KeyAlgorithm::Rsa => &[SigningScheme::RsaPkcs1Sha256],
+            // A shorter one is refused here.
+            KeyAlgorithm::Rsa if PublicEncryptingKey::from_der(der.as_bytes()).is_ok() => {
+                &[SigningScheme::RsaPkcs1Sha256]
+            }
             KeyAlgorithm::Ed25519 => &[SigningScheme::Ed25519],
             _ => return Err(expected()),
         };
@@ -72,5 +77,70 @@ impl std::fmt::Debug for PublicKey {
 impl Serialize for PublicKey {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.fingerprint.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P256: &str = "-----BEGIN PUBLIC KEY-----\n\
+        MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEgL7YSyOombezWPxfWi8imtKUZIh/\n\
+        XStK4OApj4hJqIp12HhRdBI9TEaDeYtwnhg9Az5tSKqrR4ZtEFzu10DBNg==\n\
+        -----END PUBLIC KEY-----";
+    const P521: &str = "-----BEGIN PUBLIC KEY-----\n\
+        MIGbMBAGByqGSM49AgEGBSuBBAAjA4GGAAQAload6jWC1CZpjEHN6GpJiAnhnL0y\n\
+        TNBc369aqOQ4KAErY0TkyjQMq4BtRVJT/szMEvH0fvElQGy0+bWeMYYOk7IA/dxU\n\
+        CBHnIm1pQUiRovN+WjLJQEsmuDZj0QX1Wub2Gmwpi5kFNqBoRjImHqeApbmUfFzP\n\
+        6xPc/IW3ZC/7fIAcD2s=\n\
+        -----END PUBLIC KEY-----";
+    const RSA_1024: &str = "-----BEGIN PUBLIC KEY-----\n\
+        MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQCn7cCsOVfabkK6ZHmtlrnWeKU6\n\
+        4P+QHze5dwVVlDIt5Zite4VZys7T9+q+NT4nMkGgOmKdDHhPeuPv5mQyZWP9Ddud\n\
+        VEcxOf0BkuHlwsbaqx6aqXVI5Ka673i12zBGcdeaRwBO9bzmH9bZxSKGDAgY68US\n\
+        k78zwVa6AywwyuHfPwIDAQAB\n\
+        -----END PUBLIC KEY-----";
+
+    #[test]
+    fn ends_of_lines_and_space_around_a_key_do_not_matter() {
+        let fingerprint = PublicKey::parse(P256).unwrap().fingerprint();
+        for text in [
+            format!("{P256}\n"),
+            format!("\n {P256} \n\n"),
+            P256.replace('\n', "\r\n"),
+        ] {
+            assert_eq!(
+                PublicKey::parse(&text).unwrap().fingerprint(),
+                fingerprint,
+                "{text:?}"
+            );
+        }
+    }
+
+    /// Nothing is believed of a text that is not one key of a kind that can be relied on; and none of it is quoted.
+    #[test]
+    fn anything_but_one_strong_public_key_is_refused() {
+        let relabelled = |label: &str| P256.replace("PUBLIC KEY", label);
+        for text in [
+            String::new(),
+            "{}".to_owned(),
+            P521.to_owned(),
+            RSA_1024.to_owned(),
+            relabelled("PRIVATE KEY"),
+            relabelled("CERTIFICATE"),
+            relabelled("RSA PUBLIC KEY"),
+            format!("{P256}\n{P256}"),
+            format!("{P256}\n{}", relabelled("PRIVATE KEY")),
+            P256.replacen("MFkw", "MFkx", 1),
+            P256.to_lowercase(),
+            format!("{P256}{}", " ".repeat(LENGTH_LIMIT)),
+        ] {
+            let refused = PublicKey::parse(&text).expect_err(&text);
+            assert!(
+                refused.starts_with("expected a public key in PEM"),
+                "{refused}"
+            );
+            assert!(!refused.contains("MFkw"), "{refused}");
+        }
     }
 }

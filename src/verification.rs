@@ -5,6 +5,8 @@
 mod attestation;
 mod cosign;
 mod roots;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

@@ -16,8 +16,8 @@ use crate::verification::{
     EVIDENCE_LIMIT, Evidence, Required, Subject, TrustedRoots, Verified, verify,
 };
 
-/// What a manifest of GitHub's or cosign's says that it is. (cosign's BUNDLE_SPEC.md)
-const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+/// What a manifest of GitHub's or cosign's says that it is begins so, and ends with the version. (cosign's BUNDLE_SPEC.md)
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
 
 /// What cosign signs, and where it keeps the signature. (cosign's SIGNATURE_SPEC.md)
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
@@ -25,6 +25,9 @@ const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 
 /// So many attestations and signatures of one image are looked at in each place. Anybody who may push can add more.
 const LOOKED_AT: usize = 100;
+
+/// Why GitHub may list nothing. (GitHub's documentation, "REST API endpoints for artifact attestations", "Scopes for OAuth apps")
+const NOT_LISTED: &str = "GitHub's API lists none either; those of a private repository it lists only for a classic token with the scope `repo` or another token with the permission `attestations: read`";
 
 /// So many different reasons are told.
 const REASONS: usize = 3;
@@ -43,6 +46,10 @@ pub(super) struct Search<'a> {
     reasons: BTreeMap<String, usize>,
     /// What could not be asked.
     troubles: Vec<String>,
+    /// Whether GitHub's API was asked and lists nothing.
+    is_unlisted: bool,
+    /// Whether it lists more than was looked at.
+    are_more_listed: bool,
 }
 
 impl<'a> Search<'a> {
@@ -63,6 +70,8 @@ impl<'a> Search<'a> {
             left_out: 0,
             reasons: BTreeMap::new(),
             troubles: Vec::new(),
+            is_unlisted: false,
+            are_more_listed: false,
         }
     }
 
@@ -131,6 +140,14 @@ impl<'a> Search<'a> {
         if self.left_out > 0 {
             found.push_str(&format!("; {} more were not looked at", self.left_out));
         }
+        if self.are_more_listed {
+            found.push_str(&format!(
+                "; GitHub lists more than the {LOOKED_AT} that were looked at"
+            ));
+        }
+        if self.is_unlisted && self.looked_at == 0 {
+            found.push_str(&format!("; {NOT_LISTED}"));
+        }
         for trouble in &self.troubles {
             found.push_str(&format!("; {trouble}"));
         }
@@ -166,24 +183,33 @@ impl Copier {
             };
             super::persistently(ask).await
         };
-        match self.registries.with_token(token_secret_id, look).await {
-            Ok(attestations) => {
-                for bundle in attestations {
-                    if let Some(verified) = search.consider(&Evidence::Bundle(bundle)) {
-                        return Ok(Some(verified));
-                    }
-                }
-                Ok(None)
-            }
-            Err(error) if error.kind().may_pass() => Err(error),
+        let attestations = match self.registries.with_token(token_secret_id, look).await {
+            Ok(attestations) => attestations,
+            Err(error) if error.kind().may_pass() => return Err(error),
             // Whether GitHub has one is not clear then.
             Err(error) => {
                 search
                     .troubles
                     .push(format!("GitHub's API was of no help: {error}"));
-                Ok(None)
+                return Ok(None);
+            }
+        };
+        search.is_unlisted = attestations.listed.is_empty();
+        search.are_more_listed = attestations.are_more;
+        // One after the other, so that only one bundle is held at a time.
+        for attestation in &attestations.listed {
+            let fetch = || self.github.bundle(package, attestation);
+            match super::persistently(fetch).await {
+                Ok(bundle) => {
+                    if let Some(verified) = search.consider(&Evidence::Bundle(bundle)) {
+                        return Ok(Some(verified));
+                    }
+                }
+                Err(error) if error.kind().may_pass() => return Err(error),
+                Err(error) => search.dismiss(error.to_string()),
             }
         }
+        Ok(None)
     }
 }
 
@@ -196,16 +222,23 @@ async fn bundles(
     let Some(index) = tagged(search, source, ReferrerKind::Index, allowance).await? else {
         return Ok(None);
     };
-    allowance.give_back(index.bytes.len() as u64);
-    let entries = match index.entries() {
+    let entries = index.entries();
+    let length = index.bytes.len() as u64;
+    // It may be large, and what follows takes a while.
+    drop(index);
+    allowance.give_back(length);
+    let mut entries = match entries {
         Ok(entries) => entries.listed,
         Err(reason) => {
             search.dismiss(format!("what is listed of it: {reason}"));
             return Ok(None);
         }
     };
-    search.left_out += entries.len().saturating_sub(LOOKED_AT);
-    for entry in entries.iter().rev().take(LOOKED_AT) {
+    let older = entries.len().saturating_sub(LOOKED_AT);
+    search.left_out += older;
+    let newest = entries.split_off(older);
+    drop(entries);
+    for entry in newest.iter().rev() {
         let digest = entry.digest.to_string();
         let fetch = || source.fetch_manifest(&digest, allowance);
         let manifest = match retry(source.observer(), fetch).await {
@@ -218,8 +251,11 @@ async fn bundles(
         };
         let fields = Fields::read(&manifest);
         allowance.give_back(manifest.bytes.len() as u64);
-        let Some(fields) = fields.filter(|fields| fields.artifact_type.as_deref() == Some(BUNDLE))
-        else {
+        let is_bundle = |fields: &Fields| {
+            let kind = fields.artifact_type.as_deref();
+            kind.is_some_and(|kind| kind.starts_with(BUNDLE))
+        };
+        let Some(fields) = fields.filter(is_bundle) else {
             continue;
         };
         for layer in fields.layers.into_iter().take(1) {

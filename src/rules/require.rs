@@ -136,11 +136,19 @@ impl Attestation {
         }
         Ok(Attestation {
             repository: glob(repository, "repository")?,
-            workflow: glob(fields.workflow, "workflow")?,
+            workflow: glob(fields.workflow.map(with_lower_repository), "workflow")?,
             git_ref: glob(fields.git_ref, "ref")?,
             runner: fields.runner,
             predicate,
         })
+    }
+}
+
+/// A workflow's path with a repository before it: names of repositories are compared in lower case.
+fn with_lower_repository(workflow: String) -> String {
+    match workflow.find("/.github/workflows/") {
+        Some(at) => workflow[..at].to_ascii_lowercase() + &workflow[at..],
+        None => workflow,
     }
 }
 

@@ -37,6 +37,13 @@ impl GitHubHost {
             },
         }
     }
+
+    /// Whether `issuer` vouches for its workflows. An enterprise may have its own name behind the address, which is GitHub's all the same.
+    /// (GitHub documentation, "OpenID Connect reference", "Customizing the issuer value for an enterprise")
+    fn issues(&self, issuer: &str) -> bool {
+        let rest = issuer.strip_prefix(self.issuer.as_str());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 /// Compares what a verified certificate says with what is expected.
@@ -51,10 +58,9 @@ pub(super) fn judge(
     cosign::expect_subject(&statement, subject)?;
     if statement.predicate_type != expected.predicate {
         let found = Some(statement.predicate_type.as_str());
-        let reason = mismatch("predicate", &expected.predicate, found);
-        return Err(Flaw::another_kind(reason));
+        return Err(mismatched("predicate", &expected.predicate, found));
     }
-    if result.issuer() != Some(host.issuer.as_str()) {
+    if !result.issuer().is_some_and(|issuer| host.issues(issuer)) {
         return Err(mismatched("issuer", &host.issuer, result.issuer()));
     }
     let claims = result
@@ -67,7 +73,7 @@ pub(super) fn judge(
     };
     let repository = on_host(&claims.source_repository_uri);
     let repository = repository.ok_or_else(|| {
-        mismatch(
+        mismatched(
             "repository",
             &host.site,
             claims.source_repository_uri.as_deref(),
@@ -136,19 +142,31 @@ fn statement(bundle: &Bundle) -> Result<Statement, String> {
 /// Whether `signer`, such as `acme/api/.github/workflows/release.yml@refs/tags/v1`, is the workflow that `glob` stands for: a path in
 /// the repository that it ran for, or with a repository before it where the workflow is another one's.
 fn is_workflow(glob: &Glob, signer: &str, repository: &str) -> bool {
-    let path = signer.split_once('@').map_or(signer, |(path, _)| path);
-    let Some(at) = path.find("/.github/") else {
+    let Some((signers, file)) = workflow_file(signer) else {
         return false;
     };
-    let (signers, file) = (path[..at].to_ascii_lowercase(), &path[at + 1..]);
     match glob.as_str().starts_with('.') {
-        true => signers == repository && glob.is_match(file),
+        true => signers == repository && glob.is_match(&file),
         false => glob.is_match(&format!("{signers}/{file}")),
     }
 }
 
+/// The repository of a workflow, in lower case, and its path there. Both may be called `.github`, and the file's name and the ref may
+/// hold an `@`, but no file below `.github/workflows` is in a directory of its own. So the `@` between them is the last one before the
+/// next `/`. (GitHub documentation, "Workflow syntax for GitHub Actions")
+fn workflow_file(signer: &str) -> Option<(String, String)> {
+    const DIRECTORY: &str = ".github/workflows/";
+    let mut parts = signer.splitn(3, '/');
+    let (owner, name, path) = (parts.next()?, parts.next()?, parts.next()?);
+    let file = path.strip_prefix(DIRECTORY)?.split('/').next()?;
+    let (file, _) = file.rsplit_once('@')?;
+    let repository = format!("{owner}/{name}").to_ascii_lowercase();
+    Some((repository, format!("{DIRECTORY}{file}")))
+}
+
+/// It is sound, but somebody else's, or of something else: the one that is required may still come.
 fn mismatched(what: &str, expected: &str, found: Option<&str>) -> Flaw {
-    mismatch(what, expected, found).into()
+    Flaw::another_kind(mismatch(what, expected, found))
 }
 
 fn mismatch(what: &str, expected: &str, found: Option<&str>) -> String {

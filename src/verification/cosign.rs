@@ -43,7 +43,7 @@ pub(super) fn verify_signature(
     subject: Subject<'_>,
 ) -> Result<Verified, Flaw> {
     let signature = STANDARD.decode(signature.trim());
-    let signature = signature.map_err(|_| "the signature is not base64".to_owned())?;
+    let signature = signature.map_err(|_| "its signature is not base64".to_owned())?;
     expect_signed(key, payload, &signature)?;
     let payload: Payload = serde_json::from_slice(payload)
         .map_err(|_| "what is signed is not cosign's payload".to_owned())?;
@@ -76,6 +76,10 @@ pub(super) fn verify_bundle(
         let reason = "it is a signature of a file, and not of an image";
         return Err(Flaw::another_kind(reason));
     };
+    if bundle.signing_certificate().is_some() {
+        let reason = "it is signed with a certificate, and not with a key";
+        return Err(Flaw::another_kind(reason));
+    }
     expect_signed(key, &envelope.pae(), envelope.signature.sig.as_bytes())?;
     if envelope.payload_type != STATEMENT {
         let signed = shown(&envelope.payload_type);
@@ -110,10 +114,11 @@ pub(super) fn expect_subject(statement: &Statement, subject: Subject<'_>) -> Res
     }
 }
 
-fn expect_signed(key: &PublicKey, message: &[u8], signature: &[u8]) -> Result<(), String> {
+/// What another key has signed keeps nobody from signing with this one.
+fn expect_signed(key: &PublicKey, message: &[u8], signature: &[u8]) -> Result<(), Flaw> {
     match key.has_signed(message, signature) {
         true => Ok(()),
-        false => Err("it was not made with the key".to_owned()),
+        false => Err(Flaw::another_kind("it was not made with the key")),
     }
 }
 

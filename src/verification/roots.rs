@@ -52,6 +52,10 @@ impl TrustedRoots {
         subject: Subject<'_>,
     ) -> Result<Verified, Flaw> {
         let bundle = super::cosign::read_bundle(bundle)?;
+        if bundle.signing_certificate().is_none() {
+            let reason = "it is signed with a key, and an attestation has a certificate";
+            return Err(Flaw::another_kind(reason));
+        }
         let result = self.verified(&bundle, subject)?;
         attestation::judge(expected, &bundle, &result, subject, &self.host)
     }
@@ -98,6 +102,9 @@ impl Root {
     /// What a root has, it vouches for: where it names logs, an entry in one is asked for, and where it names logs of certificates,
     /// the proof of that too. GitHub's own instance has neither. (GitHub documentation, "Verifying attestations offline")
     fn new(root: &TrustedRoot) -> Result<Self, String> {
+        if root.certificate_authorities.is_empty() {
+            return Err("it names no certificate authority".to_owned());
+        }
         let verifier = Verifier::new(root).map_err(|error| shown(&error.to_string()))?;
         let mut policy = VerificationPolicy::any_identity();
         if root.tlogs.is_empty() {
@@ -124,8 +131,9 @@ fn read_lines(text: &str) -> Result<Vec<TrustedRoot>, String> {
         Root::new(&root)?;
         return Ok(vec![root]);
     }
-    let lines = text.lines().filter(|line| !line.trim().is_empty());
-    let roots = lines.enumerate().map(|(number, line)| {
+    let lines = text.lines().enumerate();
+    let lines = lines.filter(|(_, line)| !line.trim().is_empty());
+    let roots = lines.map(|(number, line)| {
         let wrong =
             |reason: String| format!("line {}: no trusted root of Sigstore: {reason}", number + 1);
         let root =

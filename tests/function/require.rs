@@ -1,5 +1,9 @@
 //! Only what is signed: real signatures by authorities and keys of our own, through whole invocations.
 
+mod crowds;
+mod detours;
+mod refusals;
+
 use serde_json::{Value, json};
 use support::deployment::{DEAD_LETTER_QUEUE, JOB_QUEUE};
 use support::function::Outcome;
@@ -445,6 +449,64 @@ async fn what_is_not_signed_yet_comes_back_to_the_queue() {
     );
     scenario.process_queue().await;
     scenario.assert_stored("attested meanwhile", "1", &image);
+}
+
+/// Several sign, one after the other: what another one signed first is no reason to give up the image while it may still be signed by
+/// the right one.
+#[tokio::test]
+async fn what_somebody_else_signed_first_comes_back_to_the_queue() {
+    let (authority, key, other) = (Authority::new(), Key::p256(), Key::p256());
+    let scan = |top: &str| {
+        let predicate_type = "https://cosign.sigstore.dev/attestation/vuln/v1".to_owned();
+        authority.attest(&Attestation {
+            predicate_type,
+            ..Attestation::of(top)
+        })
+    };
+    let test = |top: &str| {
+        let workflow = ".github/workflows/test.yml".to_owned();
+        authority.attest(&Attestation {
+            workflow,
+            ..Attestation::of(top)
+        })
+    };
+    let release = |top: &str| authority.attest(&Attestation::of(top));
+    let by = |key: &Key, top: &str| key.bundle(top, IMAGE_SIGNATURE);
+    let of_workflow = json!({"attestation": {"workflow": ".github/workflows/release.yml"}});
+    let of_key = json!({"cosign_key": key.pem()});
+    type Make<'a> = Box<dyn Fn(&str) -> Value + 'a>;
+    let cases: Vec<(&Value, Make<'_>, Make<'_>)> = vec![
+        (&of_workflow, Box::new(scan), Box::new(release)),
+        (&of_workflow, Box::new(test), Box::new(release)),
+        (
+            &of_workflow,
+            Box::new(|top| by(&other, top)),
+            Box::new(release),
+        ),
+        (&of_key, Box::new(release), Box::new(|top| by(&key, top))),
+        (
+            &of_key,
+            Box::new(|top| by(&other, top)),
+            Box::new(|top| by(&key, top)),
+        ),
+    ];
+    for (number, (require, first, right)) in cases.iter().enumerate() {
+        let scenario = requiring(require, &authority, true).await;
+        let image = small_image();
+        scenario.push(REPOSITORY, "1", &image);
+        put_bundle(&scenario, &image, &first(&image.top));
+        let body = webhook::package_event("acme", "api", "1", &image.top);
+        let event = webhook::api_gateway_v2("package", &body, support::deployment::WEBHOOK_SECRET);
+        assert_eq!(http_reply(&scenario, &event).await.0, 202);
+        let batch = scenario.sqs.batch(JOB_QUEUE, 10);
+        let reply = scenario.invoke(&batch).await.reply();
+        scenario.sqs.settle(JOB_QUEUE, &batch, &reply);
+        let dead = scenario.sqs.messages(DEAD_LETTER_QUEUE);
+        assert!(dead.is_empty(), "{number}: {dead:?}");
+        put_bundle(&scenario, &image, &right(&image.top));
+        scenario.process_queue().await;
+        scenario.assert_stored(&format!("case {number}"), "1", &image);
+    }
 }
 
 /// What nobody signs within ten minutes is given up; its signature's own push makes a new job.

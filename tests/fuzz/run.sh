@@ -19,6 +19,9 @@ seed() {
     event)
         cp "$root"/events/*.json "$corpus"
         ;;
+    evidence)
+        cp "$root"/tests/payloads/sigstore/*.json "$corpus"
+        ;;
     webhook)
         for file in "$root"/tests/payloads/*.json; do
             name=$(basename "$file")
