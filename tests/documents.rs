@@ -266,11 +266,10 @@ fn the_readme_has_every_field_of_a_rule() {
     }
     let code = code_of("src/rules/require.rs");
     let asked = section(&readme, "### Only what is signed");
-    for structure in ["struct RequirementFields", "struct AttestationFields"] {
-        for field in members(&code, structure) {
-            let name = field.replace("git_ref", "ref");
-            assert!(asked.contains(&format!("`{name}`")), "`require`: {name}");
-        }
+    let fields = members(&code, "struct AttestationFields");
+    let fields = fields.iter().map(|field| field.trim_start_matches("git_"));
+    for field in fields.chain(["attestation", "cosign_key"]) {
+        assert!(asked.contains(&format!("`{field}`")), "`require`: {field}");
     }
     let fields = members(&code_of("src/rules/repository.rs"), "struct Fields");
     let listed = first_column(section(&readme, "### Repositories"));
