@@ -508,10 +508,15 @@ struct Searched {
     forms: usize,
 }
 
-async fn search(position: usize) -> Searched {
+/// Everything that can be said about one place.
+async fn try_all(position: usize) -> Run {
     let mut run = Run::start().await;
     run.try_place(position).await;
     run.cut_off_and_give_up().await;
+    run
+}
+
+fn search(run: &Run) -> Searched {
     let (said, secrets) = (run.said(), run.secrets());
     let whole = said.join("\n");
     let mut forms = 0;
@@ -541,8 +546,9 @@ async fn nothing_that_is_said_holds_a_secret() {
     let positions: Vec<usize> = (0..count).collect();
     // Each is a process.
     for positions in positions.chunks(AT_ONCE) {
-        let searched = join_all(positions.iter().map(|position| search(*position)));
-        for searched in searched.await {
+        let runs = join_all(positions.iter().map(|position| try_all(*position)));
+        // The servers stand still while it is searched, so that comes when nothing waits for them any more.
+        for searched in runs.await.iter().map(search) {
             all.invocations += searched.invocations;
             all.texts += searched.texts;
             all.bytes += searched.bytes;
