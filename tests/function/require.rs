@@ -66,6 +66,14 @@ async fn an_attested_image_is_copied_and_the_report_says_by_whom() {
         );
         let report = scenario.copy("1").await;
         assert_eq!(report["outcome"], "copied", "{report}");
+        // The index under the fallback tag, the manifest in it, and the bundle, which a redirect leads to.
+        let plain = Scenario::with_image("1").await.copy("1").await;
+        let requests = |report: &Value| report["requests"]["source"].as_u64();
+        assert_eq!(requests(&report), requests(&plain).map(|it| it + 4));
+        assert_eq!(
+            report["requests"]["destination"], plain["requests"]["destination"],
+            "{report}"
+        );
         let verified = &report["verified"];
         assert_eq!(verified["by"], "attestation", "{report}");
         let identity = "https://github.com/acme/api/.github/workflows/release.yml@refs/tags/v1.2.3";

@@ -55,7 +55,7 @@ fuzz_target!(|bytes: &[u8]| {
 
 fn check_tag(rule: &Rule, tag: &str) {
     let refusal = rule.refusal(tag);
-    let admitted = rule.admitted(vec![tag.to_owned()]);
+    let admitted = rule.tags().admitted(vec![tag.to_owned()]);
     assert_eq!(admitted.is_empty(), refusal.is_some());
     match refusal {
         Some(reason) => assert_one_line(&reason),
