@@ -352,6 +352,11 @@ expect_parameters() {
     case $name in
       Rules | RulesSecretArn) misused "--parameter $name: the rules are --source and --destination, or --rules FILE" ;;
       Architecture | CodeBucket | CodePrefix) misused "--parameter $name: use --architecture or --bucket" ;;
+      GhcrTokenSecretArn)
+        [ -z "$ghcr_token$token_secret$no_token" ] ||
+          misused "--parameter $name: GHCR_TOKEN or an option says something else about the token" ;;
+      WebhookSecretArn) [ -z "$webhook_secret" ] || misused "--parameter $name: use --webhook-secret alone" ;;
+      ManageRepositories) [ -z "$create_repositories" ] || misused "--parameter $name: use --create-repositories alone" ;;
     esac
     [ "$name" != "$parameter" ] || misused "--parameter $parameter: expected NAME=VALUE"
     awk '/^[^ #]/ { inside = /^Parameters:/ } inside && /^  [A-Za-z]/ { print $1 }' "$work/template.yaml" |
@@ -427,10 +432,13 @@ secret_tags() {
 }
 
 # Looks for the secret of this stack with that name, and brings it back if it waits for its deletion. The ARN is in `secret`,
-# empty where there is none.
+# empty where there is none. What somebody else has made under that name is neither read nor overwritten.
 find_secret() {
   secret=''
-  if try secretsmanager describe-secret --secret-id "$stack/$1" --query '[ARN,DeletedDate]' --output text >"$work/secret"; then
+  if try secretsmanager describe-secret --secret-id "$stack/$1" --output text \
+    --query "[ARN, DeletedDate, Tags[?Key=='$OWN_TAG'].Value | [0]]" >"$work/secret"; then
+    [ "$(cut -f 3 "$work/secret")" = "$stack" ] ||
+      fail "the secret $stack/$1 was not made by install.sh, which leaves it alone: $2, or choose another --stack"
     secret=$(cut -f 1 "$work/secret")
     [ "$(cut -f 2 "$work/secret")" = None ] ||
       must secretsmanager restore-secret --secret-id "$secret" >/dev/null
@@ -483,8 +491,12 @@ set_rules() {
     [ -z "$create_repositories" ] || text="${text%\}]}, \"repository\": {\"create\": true}}]"
     local repositories
     repositories=$(repositories_of_destination)
-    parameters+=("DestinationRepositories=$repositories")
-    say "Rules: $text" "The function may push to $repositories"
+    if has_parameter DestinationRepositories; then
+      say "Rules: $text"
+    else
+      parameters+=("DestinationRepositories=$repositories")
+      say "Rules: $text" "The function may push to $repositories"
+    fi
   else
     return 0
   fi
@@ -495,7 +507,7 @@ set_rules() {
   if [ "$bytes" -le "$RULES_IN_PARAMETER" ]; then
     parameters+=("Rules=$text" RulesSecretArn=)
   else
-    find_secret rules
+    find_secret rules 'rename it'
     store rules 'Rules of ghcr-to-ecr: which packages are copied, and where to'
     parameters+=("Rules=secret:$stack/rules" "RulesSecretArn=$secret")
     say "The rules are in the secret $stack/rules, since a parameter is too short for them; the functions read it every five minutes"
@@ -505,7 +517,7 @@ set_rules() {
 set_secrets() {
   if [ -n "$ghcr_token" ]; then
     text=$ghcr_token
-    find_secret ghcr-token
+    find_secret ghcr-token "use it with --token-secret $stack/ghcr-token"
     store ghcr-token 'GitHub token with which ghcr-to-ecr reads packages'
     say "The GitHub token is in the secret $stack/ghcr-token"
   elif [ -n "$token_secret" ]; then
@@ -518,7 +530,7 @@ set_secrets() {
   if [ -n "$webhook_secret" ]; then
     secret=$(arn_of_secret "$webhook_secret")
   elif [ -z "$status" ] && ! has_parameter WebhookSecretArn; then
-    find_secret webhook
+    find_secret webhook "use it with --webhook-secret $stack/webhook"
     if [ -z "$secret" ]; then
       text=$(od -An -N 32 -t x1 /dev/urandom | tr -d ' \n')
       store webhook 'What GitHub signs the webhook of ghcr-to-ecr with'

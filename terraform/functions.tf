@@ -78,7 +78,8 @@ resource "aws_lambda_function" "webhook" {
   }
 
   # Lambda looks at the role's rights when it creates the function.
-  depends_on = [aws_iam_role_policy.webhook]
+  # And with the first invocation the function reads its rules.
+  depends_on = [aws_iam_role_policy.webhook, aws_secretsmanager_secret_version.rules]
 
   lifecycle {
     precondition {
@@ -146,7 +147,7 @@ resource "aws_lambda_function" "copy" {
     }
   }
 
-  depends_on = [aws_iam_role_policy.copy]
+  depends_on = [aws_iam_role_policy.copy, aws_secretsmanager_secret_version.rules]
 }
 
 # When the deadline cuts a copy short, the function sends the rest of it to the queue that invokes it. Lambda's loop detection takes

@@ -113,15 +113,17 @@ problem() {
 # The reply is in $private/reply, and on standard output whether it is that of a function error. An invocation takes up to 15 minutes;
 # left to itself the AWS CLI gives up after one, and invokes again.
 invoke() {
-  printf '%s' "$1" | LENT_TOKEN=$token jq -c 'if env.LENT_TOKEN == "" then . else .token = env.LENT_TOKEN end' |
+  printf '%s\n' "$token" "$1" |
+    jq -cnR 'input as $token | input | fromjson | if $token == "" then . else .token = $token end' |
     AWS_MAX_ATTEMPTS=1 aws lambda invoke --output json --function-name "$INPUT_FUNCTION" --invocation-type RequestResponse \
       --cli-read-timeout 930 --payload fileb:///dev/stdin "$private/reply" 2>"$private/problem"
 }
 
-# A report of ours, where the function gives none: outcome, kind of the error, and what went wrong.
+# A report of ours, where the function gives none: outcome, kind of the error, and what went wrong. The last may be longer than the
+# system lets an argument or a variable of a command be.
 unreported() {
-  printf '%s' "$event" | OUTCOME=$1 KIND=$2 ERROR=$3 jq -c '{
-    outcome: env.OUTCOME, source: (.source // "\(.image):\(.tags | join(", "))"), error_kind: env.KIND, error: env.ERROR}'
+  printf '%s' "$3" | EVENT=$event OUTCOME=$1 KIND=$2 jq -csR '. as $error | env.EVENT | fromjson | {
+    outcome: env.OUTCOME, source: (.source // "\(.image):\(.tags | join(", "))"), error_kind: env.KIND, error: $error}'
 }
 
 # Copies what $event asks for, in as many invocations as it takes, and leaves the reply in $reply.

@@ -33,7 +33,7 @@ def options:
 # A name on GHCR is in lower case, and `github.repository` may not be.
 (input_text("IMAGE") | ascii_downcase) as $image
 | input_text("DIGEST") as $digest
-| input_text("SOURCE") as $source
+| (input_text("SOURCE") | sub("^(?<name>[^:@]+)"; .name | ascii_downcase)) as $source
 | options as $options
 | [input_list("TAGS")[]
    | if contains("/") then capture("^(?<image>.+):(?<tag>[^:/]+)$") // ("`tags`: \(tojson) has no tag" | refuse)

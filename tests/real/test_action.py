@@ -292,8 +292,8 @@ def action(services, tmp_path):
         go_on = {"sudo": "", "sleep": "", "aws": f'exec {real} --endpoint-url {services.url} "$@"'}
         (programs / name).write_text(
             f"""#!/bin/bash\nprintf '%s\\0' {name} "$@" >>{started}\nprintf '\\n' >>{started}\n"""
-            # The AWS CLI gets the token by its standard input.
-            + (f"env | grep -F {TOKEN} >>{started}\n" if name == "aws" else "")
+            # Who needs the token gets it by its standard input.
+            + f"env | grep -F {TOKEN} >>{started} || true\n"
             + go_on.get(name, f'exec {real} "$@"') + "\n")
         (programs / name).chmod(0o755)
     for name in ("bash", "env", "grep"):
@@ -339,7 +339,7 @@ def action(services, tmp_path):
         result.annotations, result.masks = read_log(log, services.secrets)
         # What holds of every run. Only masks show secrets, and the runner shows no mask.
         for secret in services.secrets:
-            assert secret not in records, "in the arguments of a command, or in the environment of the AWS CLI"
+            assert secret not in records, "in the arguments of a command, or in its environment"
             assert secret not in "".join(result.outputs.values()) + result.summary
             assert not any(secret in text for level, text in result.annotations)
         if inputs.get("token"):
@@ -463,6 +463,20 @@ def test_a_failure_is_the_functions_own_sentence(action, services):
     assert json.loads(step.outputs["report"]) == {
         "outcome": "failed", "source": "ghcr.io/acme/api:1.2.3, latest", "error_kind": "Denied", "error": sentence}
     assert step.started("sleep") == []
+
+
+def test_a_sentence_longer_than_an_argument_or_a_variable_may_be_is_told_all_the_same(action, services):
+    sentence = "no such repository; " * 10000
+    services.answers = [Failed("NotFound", sentence)]
+    step = action(PUSHED)
+    assert (step.status, step.outputs["outcome"]) == (1, "failed"), step.text
+    assert json.loads(step.outputs["report"])["error"] == sentence
+
+
+def test_a_source_of_an_owner_with_capitals_is_found_and_its_tag_stays(action, services):
+    services.answers = [report()]
+    assert action({"function": FUNCTION, "source": "ghcr.io/Acme/API:1.2.3-RC1"}).status == 0
+    assert services.events == [{"source": "ghcr.io/acme/api:1.2.3-RC1"}]
 
 
 def test_one_image_that_fails_does_not_keep_the_others(action, services):

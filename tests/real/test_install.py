@@ -412,6 +412,9 @@ def test_wrong_arguments_are_named_before_anything_is_asked_of_aws(shell, accoun
     ([*SOURCE, "--no-token", "--parameter", "LogLevl=INFO"], "release 1.2.3 has no such parameter"),
     ([*SOURCE, "--no-token", "--parameter", "Rules=[]"], "the rules are --source and --destination"),
     ([*SOURCE, "--no-token", "--parameter", "Architecture=arm64"], "use --architecture"),
+    ([*SOURCE, "--no-token", "--parameter", "GhcrTokenSecretArn=arn:x"], "an option says something else about the token"),
+    ([*SOURCE, "--webhook-secret", "x", "--no-token", "--parameter", "WebhookSecretArn=arn:x"], "use --webhook-secret alone"),
+    ([*SOURCE, "--create-repositories", "--no-token", "--parameter", "ManageRepositories=false"], "use --create-repositories alone"),
 ])
 def test_without_a_terminal_what_no_argument_says_is_named(shell, account, releases, arguments, words):
     assert words in shell(*arguments, "--from", releases / VERSION, status=2)
@@ -470,6 +473,27 @@ def test_a_secret_that_is_not_there_is_named(shell, account, releases):
     printed = shell(*SOURCE, "--token-secret", "ghcr/tokn", "--from", releases / VERSION, status=1)
     assert f"there is no secret ghcr/tokn in account {NUMBER} and Region {REGION}" in printed
     assert outcome_of(account) is None
+
+
+@pytest.mark.parametrize(("name", "environment", "options", "way_out"), [
+    ("ghcr-token", {"GHCR_TOKEN": TOKEN}, [], "--token-secret ghcr-to-ecr/ghcr-token"),
+    ("webhook", {}, ["--no-token"], "--webhook-secret ghcr-to-ecr/webhook")])
+def test_a_secret_of_the_same_name_that_somebody_else_has_made_stays_as_it_is(shell, account, releases, name, environment, options,
+                                                                              way_out):
+    account.create_secret(f"ghcr-to-ecr/{name}", "somebody's")
+    printed = shell(*SOURCE, *options, "--from", releases / VERSION, status=1, **environment)
+
+    assert f"the secret ghcr-to-ecr/{name} was not made by install.sh, which leaves it alone: use it with {way_out}" in printed
+    assert account.secret(f"ghcr-to-ecr/{name}") == "somebody's" and outcome_of(account) is None
+    assert not [call for call in changes(account) if call.startswith("secretsmanager:")]
+
+
+def test_the_repositories_that_are_named_beat_those_of_the_destination(shell, account, releases):
+    account.fails = ("JobQueue", "enough seen")
+    printed = shell(*SOURCE, "--no-token", "--from", releases / VERSION, "--parameter", f"DestinationRepositories={REPOSITORIES}",
+                    status=1)
+    assert "The function may push to" not in printed
+    assert parameters(account)["DestinationRepositories"] == REPOSITORIES
 
 
 def test_a_bucket_that_somebody_else_has_taken_gets_no_code(shell, account, releases):

@@ -153,6 +153,15 @@ def test_the_module_puts_rules_into_a_secret_of_its_own(module):
     assert encrypted["kms_key_id"] == KEY
 
 
+def test_no_function_is_told_of_rules_before_they_are_in_their_secret():
+    """The function's environment names the secret, which is there before its first version."""
+    text = (CHECKOUT / "terraform/functions.tf").read_text()
+    functions = re.findall(r'(?ms)^resource "aws_lambda_function" .+?^}', text)
+    assert len(functions) == 2
+    for function in functions:
+        assert "aws_secretsmanager_secret_version.rules" in re.search(r"depends_on = \[(.+)\]", function)[1]
+
+
 def test_two_things_of_a_kind_have_different_names(module):
     named = []
     for address, block in module(**CASES[-1]).resources.items():
