@@ -324,7 +324,7 @@ def test_a_function_has_no_variable_without_a_value():
         assert all(str(value) for value in variables.values()), variables
 
 
-def test_tags_of_the_stack_reach_everything_that_takes_tags_but_what_the_readme_names():
+def test_tags_of_the_stack_reach_everything_that_takes_tags_but_what_its_page_names():
     kinds = {resource["Type"] for resource in Stack(**EVERYTHING).resources.values()}
     untagged = {kind for kind in kinds
                 if not PROVIDER_SCHEMA_MANAGER.get_resource_schema(REGION, kind).schema["tagging"]["taggable"]}
@@ -332,4 +332,4 @@ def test_tags_of_the_stack_reach_everything_that_takes_tags_but_what_the_readme_
     assert untagged == {
         "AWS::Scheduler::Schedule", "AWS::ECR::PullTimeUpdateExclusion", "AWS::Lambda::EventInvokeConfig",
         "AWS::Lambda::Permission", "AWS::Logs::MetricFilter", "AWS::SQS::QueuePolicy"}
-    assert "the schedule takes none" in (CHECKOUT / "README.md").read_text()
+    assert "the schedule takes none" in (CHECKOUT / "docs/permissions.md").read_text()
